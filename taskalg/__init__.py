@@ -1,0 +1,1 @@
+"""Task arithmetic over model checkpoints, written as expressions."""

@@ -1,0 +1,1 @@
+"""Make it happen. To add an engine: a file here, and a row in registry.py."""

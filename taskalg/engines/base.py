@@ -1,0 +1,70 @@
+"""What an engine is: exact coefficients and dtypes in, a function over blocks of bytes out.
+
+An engine never sees a file, a tensor's name or a thread pool. `prepare` is called once for every
+combination of coefficients and dtypes in a plan; what it returns is called for every block, from
+several threads at once.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskalg.dtypes import DType
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What was seen while a block, or a whole run, was evaluated. Copied tensors are not in it."""
+
+    overflowed: int = 0  # results that are not finite although every input element was
+    nonfinite: int = 0  # input elements that were NaN or infinite
+    tier2: int = 0  # results that took the double-double tier
+    tier3: int = 0  # results that took the integer tier
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.overflowed + other.overflowed,
+            self.nonfinite + other.nonfinite,
+            self.tier2 + other.tier2,
+            self.tier3 + other.tier3,
+        )
+
+
+@dataclass(frozen=True)
+class WeightedSumSpec:
+    """One weighted sum over blocks: everything about it but the data."""
+
+    coefficients: tuple[Fraction, ...]  # exact, not zero, one for each input, at least one
+    inputs: tuple[DType, ...]  # floating dtypes, one for each input
+    output: DType  # floating
+
+
+Evaluate = Callable[[Sequence[Bytes], Bytes], Tally]
+
+
+class Engine(Protocol):
+    """Evaluates weighted sums; every engine gives the same bytes."""
+
+    name: str
+
+    def prepare(self, spec: WeightedSumSpec) -> Evaluate:
+        """Return a function that evaluates `spec` over a block.
+
+        The function takes one array of bytes for each input, each `(n * itemsize,)` and aligned to
+        its itemsize, and the output's array of bytes, which it fills. It may be called from several
+        threads at once.
+        """
+        ...
+
+
+def exact_integers(coefficients: Sequence[Fraction]) -> tuple[tuple[int, ...], int]:
+    """Write coefficients over their least common denominator: `(11, -4, 3), 10`."""
+    denominator = math.lcm(*(c.denominator for c in coefficients))
+    return tuple(int(c * denominator) for c in coefficients), denominator

@@ -1,0 +1,1 @@
+"""Where does it go? Arrays become a checkpoint that is published whole or not at all."""
