@@ -1,0 +1,302 @@
+"""Every byte of I/O the package does, and whose fault it is when that fails.
+
+Reading blames the input (`CheckpointError`, exit 4), writing the output (`OutputError`, exit 5).
+Short reads and writes are continued. A failed fsync is never tried again: the kernel has marked
+the lost pages clean, so a second one would lie (Rebello et al. 2020, "Can Applications Recover
+from fsync Failures?"). The calls themselves, and the way around each that a platform lacks, are in
+system.py.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from taskalg import system
+from taskalg.errors import CheckpointError, OutputError, quoted
+from taskalg.system import AnyPath
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+COPY_BLOCK = 8 << 20  # bytes held while a copy goes through memory
+_paths: dict[int, str] = {}  # what messages call an open descriptor
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells one state of a file from another without reading it."""
+
+    size: int  # [bytes]
+    mtime_ns: int
+    device: int
+    inode: int
+
+
+def fingerprint(path: AnyPath | int) -> Fingerprint:
+    """Return the fingerprint of a file, or of an open descriptor.
+
+    Raises:
+        CheckpointError: it is not there, or not to be looked at.
+    """
+    found = _look(path)
+    return Fingerprint(found.st_size, found.st_mtime_ns, found.st_dev, found.st_ino)
+
+
+def identity(path: AnyPath | int) -> tuple[int, int]:
+    """Return device and inode, after links: equal for two names of one file or folder."""
+    found = _look(path)
+    return found.st_dev, found.st_ino
+
+
+def exists(path: AnyPath) -> bool:
+    """Tell whether something is there, after links; a broken link is nothing."""
+    return _mode(path) != 0
+
+
+def is_file(path: AnyPath) -> bool:
+    """Tell whether a regular file is there, after links."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: AnyPath) -> bool:
+    """Tell whether a folder is there, after links."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def list_folder(path: AnyPath) -> list[str]:
+    """Return the sorted names in a folder.
+
+    Raises:
+        CheckpointError: the folder cannot be listed.
+    """
+    with _reading(path):
+        return sorted(system.primitives.listdir(path))
+
+
+def free_space(folder: AnyPath) -> int:
+    """Return the bytes this user may still write below `folder`."""
+    with _writing("look for space in", folder):
+        return system.primitives.free(folder)
+
+
+def open_input(path: AnyPath) -> int:
+    """Open a regular file for reading; `close` gives it back.
+
+    Raises:
+        CheckpointError: it is missing, unreadable, or a folder, pipe, device or socket. None of
+            these is ever opened: a pipe would wait forever.
+    """
+    _refuse_special(path, _look(path).st_mode)
+    with _reading(path):
+        fd = system.open_to_read(path)
+    _paths[fd] = os.fspath(path)
+    try:
+        _refuse_special(path, _look(fd).st_mode)
+    except CheckpointError:
+        close(fd)
+        raise
+    return fd
+
+
+def close(fd: int) -> None:
+    """Close a descriptor that `open_input` or `create_output` returned."""
+    path = _paths.pop(fd, f"descriptor {fd}")
+    with _writing("close", path):
+        system.primitives.close(fd)
+
+
+def read_into(fd: int, buffers: "Sequence[Buffer]", offset: int) -> None:
+    """Fill all buffers, one after the other, from `offset` on.
+
+    Raises:
+        CheckpointError: the file ends first, or a read fails.
+    """
+    views = [view for view in map(system.flat, buffers) if view.nbytes]
+    while views:
+        with _reading(fd):
+            count = system.read_some(fd, views, offset)
+        if count == 0:
+            raise CheckpointError(
+                f"{quoted(_name(fd))} ends too early, at byte {offset:,}",
+                note="the file is shorter than its header says, or was cut while it was read",
+                help="download or copy it again",
+            )
+        offset += count
+        views = system.without(views, count)
+
+
+def read_small(path: AnyPath, limit: int) -> bytes:
+    """Return a whole file of at most `limit` bytes.
+
+    Raises:
+        CheckpointError: it cannot be read, or is larger.
+    """
+    fd = open_input(path)
+    try:
+        size = fingerprint(fd).size
+        if size > limit:
+            raise CheckpointError(
+                f"{quoted(os.fspath(path))} is too large for what its name says it is",
+                note=f"it has {size:,} bytes; at most {limit:,} are read",
+            )
+        content = bytearray(size)
+        read_into(fd, [content], 0)
+        return bytes(content)
+    finally:
+        close(fd)
+
+
+def copy_range(source: int, start: int, target: int, to: int, count: int) -> None:
+    """Copy `count` bytes from offset `start` of one open file to offset `to` of another.
+
+    Inside the kernel where that is possible, which on some file systems copies no data at all.
+
+    Raises:
+        CheckpointError: the source ends first, or cannot be read.
+        OutputError: the target cannot be written.
+    """
+    done = 0
+    while done < count:
+        moved = system.copy_some(source, target, count - done, start + done, to + done)
+        if moved == 0:
+            break
+        done += moved
+    block = bytearray(min(COPY_BLOCK, count - done))
+    while done < count:
+        part = memoryview(block)[: count - done]
+        read_into(source, [part], start + done)
+        write_at(target, part, to + done)
+        done += part.nbytes
+
+
+def create_output(path: AnyPath, size: int) -> int:
+    """Create a file that must not exist yet, `size` bytes long, its mode from the umask.
+
+    Raises:
+        OutputError: it cannot be created, or there is no space for it. Nothing is left behind.
+    """
+    with _writing("create", path):
+        fd = system.create(path)
+        _paths[fd] = os.fspath(path)
+        try:
+            system.reserve(fd, size)
+        except BaseException:
+            with suppress(OSError, OutputError):
+                close(fd)
+                system.primitives.unlink(path)
+            raise
+    return fd
+
+
+def write_at(fd: int, buffer: "Buffer", offset: int) -> None:
+    """Write the whole buffer at `offset`.
+
+    Raises:
+        OutputError: a write fails.
+    """
+    view = system.flat(buffer)
+    with _writing("write", fd):
+        while view.nbytes:
+            count = system.write_some(fd, view, offset)
+            offset += count
+            view = view[count:]
+
+
+def write_small(path: AnyPath, content: bytes) -> None:
+    """Create a file that must not exist yet, with this content, and sync it."""
+    fd = create_output(path, len(content))
+    try:
+        write_at(fd, content, 0)
+        sync(fd)
+    finally:
+        close(fd)
+
+
+def sync(fd: int) -> None:
+    """Put a file's bytes on stable storage."""
+    with _writing("sync", fd):
+        system.primitives.fsync(fd)
+
+
+def sync_folder(path: AnyPath) -> None:
+    """Put a folder's names on stable storage, where the system can do that to a folder."""
+    with _writing("sync", path):
+        system.fsync_folder(path)
+
+
+def rename(source: AnyPath, target: AnyPath) -> None:
+    """Give a file its final name; a file that has the name already is replaced."""
+    with _writing("rename to", target):
+        system.primitives.replace(source, target)
+
+
+def remove(path: AnyPath) -> None:
+    """Remove a file; that it is not there is no error."""
+    with _writing("remove", path), suppress(FileNotFoundError):
+        system.primitives.unlink(path)
+
+
+def make_folder(path: AnyPath) -> None:
+    """Make a folder that must not exist yet."""
+    with _writing("make the folder", path):
+        system.primitives.mkdir(path)
+
+
+def remove_folder(path: AnyPath) -> None:
+    """Remove an empty folder."""
+    with _writing("remove", path):
+        system.primitives.rmdir(path)
+
+
+def _look(path: AnyPath | int) -> os.stat_result:
+    look = system.primitives
+    with _reading(path):
+        return look.fstat(path) if isinstance(path, int) else look.stat(path)
+
+
+def _mode(path: AnyPath) -> int:
+    try:
+        return system.primitives.stat(path).st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def _refuse_special(path: AnyPath, mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"))
+    kind = next((word for test, word in kinds if test(mode)), "device")
+    raise CheckpointError(f"{quoted(os.fspath(path))} is a {kind}, not a file")
+
+
+def _name(path: AnyPath | int) -> str:
+    return _paths.get(path, f"descriptor {path}") if isinstance(path, int) else os.fspath(path)
+
+
+@contextmanager
+def _reading(path: AnyPath | int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        raise CheckpointError(f"cannot read {quoted(_name(path))}: {_reason(error)}") from error
+
+
+@contextmanager
+def _writing(action: str, path: AnyPath | int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        raise OutputError(
+            f"cannot {action} {quoted(_name(path))}: {_reason(error)}",
+            help="free some space, or choose an output on another disk" if full else None,
+        ) from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    words = getattr(error, "strerror", None) or str(error)
+    return words[:1].lower() + words[1:]

@@ -1,0 +1,195 @@
+"""The operating system's calls that touch files, and the way around each that is missing.
+
+Every one goes through `primitives`, a table of plain functions. A field that is None is a call
+this platform lacks, and the code beside its use is the way around: `preadv` becomes `pread`, then
+a locked seek and read; `pwrite` a locked seek and write; `posix_fallocate` becomes `ftruncate`;
+`copy_file_range` becomes read and write. A test replaces the table to force a fallback, or to fail
+the k-th call. Python itself repeats a call that a signal interrupts (PEP 475).
+
+Functions here raise `OSError`; files.py says whose fault it is.
+"""
+
+import errno
+import io
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+AnyPath: TypeAlias = "str | os.PathLike[str]"
+
+LARGEST_CALL = 0x7FFFF000  # Linux moves at most this many bytes in one call; macOS refuses more
+MOST_BUFFERS = 1024  # IOV_MAX on Linux and macOS
+READ_BLOCK = 8 << 20  # bytes in one call where a read has to be copied, so that the copy is small
+RESERVE_BLOCK = 64 << 20  # bytes reserved in one call, and timed
+RESERVE_SECONDS = 0.004  # a call slower than this allocates pages, not metadata: see `reserve`
+NOT_POSSIBLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+_INPUT = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+_OUTPUT = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+
+def _readinto(fd: int, buffer: memoryview) -> int:
+    return io.FileIO(fd, closefd=False).readinto(buffer) or 0
+
+
+def _free(path: AnyPath) -> int:
+    return shutil.disk_usage(path).free
+
+
+@dataclass(frozen=True)
+class Primitives:
+    """The system calls used here; None where the platform has no such call."""
+
+    open: Callable[..., int] = os.open
+    close: Callable[[int], None] = os.close
+    stat: Callable[[AnyPath], os.stat_result] = os.stat
+    fstat: Callable[[int], os.stat_result] = os.fstat
+    listdir: Callable[[AnyPath], list[str]] = os.listdir
+    free: Callable[[AnyPath], int] = _free
+    seek: Callable[[int, int, int], int] = os.lseek
+    readinto: Callable[[int, memoryview], int] = _readinto
+    write: Callable[[int, memoryview], int] = os.write
+    pread: Callable[[int, int, int], bytes] | None = None
+    preadv: Callable[[int, Sequence[memoryview], int], int] | None = None
+    pwrite: Callable[[int, memoryview, int], int] | None = None
+    copy_file_range: Callable[..., int] | None = None
+    fallocate: Callable[[int, int, int], None] | None = None
+    fsync_folder: Callable[[int], None] | None = None
+    truncate: Callable[[int, int], None] = os.ftruncate
+    fsync: Callable[[int], None] = os.fsync
+    replace: Callable[[AnyPath, AnyPath], None] = os.replace
+    unlink: Callable[[AnyPath], None] = os.unlink
+    mkdir: Callable[[AnyPath], None] = os.mkdir
+    rmdir: Callable[[AnyPath], None] = os.rmdir
+
+
+primitives = Primitives(
+    pread=getattr(os, "pread", None),
+    preadv=getattr(os, "preadv", None),
+    pwrite=getattr(os, "pwrite", None),
+    copy_file_range=getattr(os, "copy_file_range", None),
+    fallocate=getattr(os, "posix_fallocate", None),
+    fsync_folder=None if os.name == "nt" else os.fsync,
+)
+_seek_lock = threading.Lock()  # a descriptor has one position; between seek and read it is ours
+
+
+def open_to_read(path: AnyPath) -> int:
+    """Open a file; O_NONBLOCK so that a pipe that took the file's place cannot hold us up."""
+    return primitives.open(path, _INPUT)
+
+
+def create(path: AnyPath) -> int:
+    """Create a file that must not exist; its mode follows the umask."""
+    return primitives.open(path, _OUTPUT, 0o666)
+
+
+def read_some(fd: int, views: list[memoryview], offset: int) -> int:
+    """Read into the views, one after the other, and return the bytes read: 0 at the end."""
+    if primitives.preadv is not None:
+        return primitives.preadv(fd, _batch(views), offset)
+    first = views[0][:READ_BLOCK]
+    if primitives.pread is not None:
+        found = primitives.pread(fd, first.nbytes, offset)
+        first[: len(found)] = found
+        return len(found)
+    with _seek_lock:
+        primitives.seek(fd, offset, os.SEEK_SET)
+        return primitives.readinto(fd, first)
+
+
+def write_some(fd: int, view: memoryview, offset: int) -> int:
+    """Write the beginning of a view and return how many bytes that was: at least one."""
+    if primitives.pwrite is not None:
+        count = primitives.pwrite(fd, view[:LARGEST_CALL], offset)
+    else:
+        with _seek_lock:
+            primitives.seek(fd, offset, os.SEEK_SET)
+            count = primitives.write(fd, view[:LARGEST_CALL])
+    if count == 0:
+        raise OSError(errno.EIO, "nothing was written")
+    return count
+
+
+def copy_some(source: int, target: int, count: int, start: int, to: int) -> int:
+    """Copy inside the kernel, from `start` to `to`; 0 where that is not possible.
+
+    An error is 0 as well: the read and write that follow meet it again, and know whose it is.
+    """
+    if primitives.copy_file_range is None:
+        return 0
+    try:
+        return primitives.copy_file_range(source, target, min(count, LARGEST_CALL), start, to)
+    except OSError:
+        return 0
+
+
+def reserve(fd: int, size: int) -> None:
+    """Reserve space while that is cheap, and set the file's size.
+
+    On a disk, reserving writes metadata: 1 GB took 0.001 s on ext4, and a full disk is found before
+    any work. On tmpfs it allocates every page in this one thread: 0.23 s for 1 GB, a fifth of a
+    whole merge; and where the file system cannot do it, glibc writes to every block. So the first
+    slow call is the last, and the rest of the space is only checked, by whoever plans the output.
+    """
+    done = 0
+    while primitives.fallocate is not None and done < size:
+        count = min(RESERVE_BLOCK, size - done)
+        started = time.perf_counter()
+        try:
+            primitives.fallocate(fd, done, count)
+        except OSError as error:
+            if error.errno not in NOT_POSSIBLE:
+                raise
+            break
+        done += count
+        if time.perf_counter() - started > RESERVE_SECONDS:
+            break
+    primitives.truncate(fd, size)
+
+
+def fsync_folder(path: AnyPath) -> None:
+    """Sync a folder's names, where the system can do that to a folder."""
+    if primitives.fsync_folder is None:
+        return
+    fd = primitives.open(path, os.O_RDONLY)
+    try:
+        primitives.fsync_folder(fd)
+    except OSError as error:
+        if error.errno not in NOT_POSSIBLE:
+            raise
+    finally:
+        primitives.close(fd)
+
+
+def flat(buffer: "Buffer") -> memoryview:
+    """Return the bytes of a contiguous buffer of any element type."""
+    view = memoryview(buffer)
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def without(views: list[memoryview], count: int) -> list[memoryview]:
+    """Return what is left of the views once their first `count` bytes are filled."""
+    done = 0
+    while done < len(views) and views[done].nbytes <= count:
+        count -= views[done].nbytes
+        done += 1
+    rest = views[done:]
+    return [rest[0][count:], *rest[1:]] if count else rest
+
+
+def _batch(views: list[memoryview]) -> list[memoryview]:
+    batch = views[:MOST_BUFFERS]
+    room = LARGEST_CALL
+    for i, view in enumerate(batch):
+        if view.nbytes > room:
+            return [*batch[:i], view[:room]]
+        room -= view.nbytes
+    return batch
