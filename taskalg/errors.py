@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+WINDOW = 100  # characters of a long source line that a message shows
 LISTED = 5  # items a list in a message shows before "and 12 more"
 
 
@@ -19,6 +20,8 @@ class Source:
 
     name: str  # what messages call it: "<expr>" or a file's path as the user gave it
     text: str = field(repr=False)  # exactly as typed, without a leading byte-order mark
+    folder: str | None = None  # where the file lies: what it says is relative to this; None for
+    # text that is no file's
 
     def place(self, offset: int) -> tuple[int, int]:
         """Return the line and column of an offset [characters], both counted from 1."""
@@ -129,20 +132,23 @@ def draw(span: Span) -> list[str]:
     """Return the place, the source line and a row of carets below it.
 
     Carets count display cells: a wide character is two, a combining mark none, a tab one space. A
-    span of several lines is marked to the end of its first line.
+    span of several lines is marked to the end of its first line; of a long line a part is shown.
     """
     text = span.source.text
     line, column = span.source.place(span.start)
     begin = span.start - (column - 1)
     end = text.find("\n", begin)
     row = text[begin : end if end >= 0 else len(text)].rstrip("\r")
-    marked = row[column - 1 : column - 1 + span.end - span.start]
-    indent, carets = cells(row[: column - 1]), max(1, cells(marked))
-    gutter = " " * len(str(line))
+    first, last = column - 1, min(len(row), column - 1 + max(1, span.end - span.start))
+    left = max(0, min(first - WINDOW // 3, len(row) - WINDOW))
+    right = min(len(row), left + WINDOW)
+    before = ("…" if left else "") + row[left:first]
+    after = row[first:right] + ("…" if right < len(row) else "")
+    gutter, carets = " " * len(str(line)), max(1, cells(row[first : min(last, right)]))
     return [
         f"  at {printable(span.source.name)}:{line}:{column}",
-        f"  {line} | {printable(row)}",
-        f"  {gutter} | {' ' * indent}{'^' * carets}",
+        f"  {line} | {printable(before + after)}",
+        f"  {gutter} | {' ' * cells(before)}{'^' * carets}",
     ]
 
 
