@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-AnyPath: TypeAlias = "str | os.PathLike[str]"
+AnyPath: TypeAlias = str | os.PathLike[str]
 
 LARGEST_CALL = 0x7FFFF000  # Linux moves at most this many bytes in one call; macOS refuses more
 MOST_BUFFERS = 1024  # IOV_MAX on Linux and macOS

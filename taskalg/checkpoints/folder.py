@@ -1,0 +1,146 @@
+"""A Hugging Face model folder: one model.safetensors, or shards and the index that lists them.
+
+What loaders do with an inconsistent folder differs: some follow the index, some the single file,
+and a tensor that a shard lacks is silently initialized afresh. Whatever would be read differently
+by two of them is refused here.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from taskalg import files
+from taskalg.checkpoints.base import Checkpoint, TensorSpec
+from taskalg.checkpoints.index import INDEX_NAME, read_index, read_json
+from taskalg.checkpoints.quantized import refuse_quantized, refuse_quantized_config
+from taskalg.checkpoints.safetensors import ShardHeader, read_header
+from taskalg.checkpoints.unsupported import refuse_folder
+from taskalg.errors import CheckpointError, listed, quoted
+
+SINGLE_NAME = "model.safetensors"
+
+
+def open_folder(path: str) -> Checkpoint:
+    """Open a model folder as a checkpoint.
+
+    Raises:
+        CheckpointError: it is no model folder, is inconsistent, damaged or quantized.
+    """
+    folder = Path(path)
+    names = files.list_folder(folder)
+    has_model = SINGLE_NAME in names or INDEX_NAME in names
+    refuse_folder(path, names, has_model=has_model)
+    if not has_model:
+        raise _no_model(path, names)
+    if "config.json" in names:
+        refuse_quantized_config(read_json(folder / "config.json"), path)
+    homes = read_index(folder / INDEX_NAME) if INDEX_NAME in names else None
+    if homes is not None and SINGLE_NAME in names and set(homes.values()) != {SINGLE_NAME}:
+        raise _two_models(folder)
+    headers = _read_headers(folder, [SINGLE_NAME] if homes is None else sorted({*homes.values()}))
+    tensors = _gather(headers)
+    if homes is not None:
+        _check_index(folder, homes, headers, tensors)
+    refuse_quantized(tensors, path)
+    shards = tuple(header.shard for header in headers)
+    return Checkpoint(path, folder, shards, tensors, _is_task_vector(headers, path))
+
+
+def _read_headers(folder: Path, homes: Sequence[str]) -> list[ShardHeader]:
+    for home in homes:
+        if home != SINGLE_NAME and not files.exists(folder / home):
+            _refuse_missing(folder, home)
+    return [read_header(folder / home, shard) for shard, home in enumerate(homes)]
+
+
+def _refuse_missing(folder: Path, home: str) -> None:
+    files.fingerprint(folder.parent / folder.name)  # the folder itself may have gone
+    if (folder / home).is_symlink():
+        files.fingerprint(folder / home)  # a loop or a link to nothing has its own reason
+    raise CheckpointError(
+        f"shard {quoted(home)} of {quoted(str(folder))} is missing",
+        note=f"{INDEX_NAME} lists it",
+        help="download the model again, or the missing file",
+    )
+
+
+def _gather(headers: Sequence[ShardHeader]) -> dict[str, TensorSpec]:
+    tensors: dict[str, TensorSpec] = {}
+    for header in headers:
+        for spec in header.tensors:
+            if spec.name in tensors:
+                first = headers[tensors[spec.name].shard].shard.path
+                raise CheckpointError(
+                    f"tensor {quoted(spec.name)} is in two shards",
+                    note=f"in {quoted(str(first))} and in {quoted(str(header.shard.path))}",
+                    help="save the model again; nobody can tell which one is meant",
+                )
+            tensors[spec.name] = spec
+    return tensors
+
+
+def _check_index(
+    folder: Path,
+    homes: Mapping[str, str],
+    headers: Sequence[ShardHeader],
+    tensors: Mapping[str, TensorSpec],
+) -> None:
+    """Refuse an index that does not say exactly what the shards hold."""
+    real = {name: headers[spec.shard].shard.path for name, spec in tensors.items()}
+    absent = [name for name in homes if name not in real]
+    if absent:
+        raise _disagreement(folder, f"lists {_some(absent)}, which no shard holds")
+    extra = [name for name in real if name not in homes]
+    if extra:
+        where = quoted(real[extra[0]].name)
+        raise _disagreement(folder, f"does not list {_some(extra)}, which {where} holds")
+    moved = [name for name, home in homes.items() if real[name] != folder / home]
+    if moved:
+        where = quoted(real[moved[0]].name)
+        raise _disagreement(folder, f"has the wrong file for {_some(moved)}; it is in {where}")
+
+
+def _some(names: Sequence[str]) -> str:
+    word = "tensor" if len(names) == 1 else f"{len(names):,} tensors:"
+    return f"{word} {listed([quoted(name) for name in names])}"
+
+
+def _disagreement(folder: Path, words: str) -> CheckpointError:
+    return CheckpointError(
+        f"the index of {quoted(str(folder))} {words}",
+        note="a shard is from another version of the model, or the index is",
+        help="download the model again, all its files",
+    )
+
+
+def _two_models(folder: Path) -> CheckpointError:
+    single, index = folder / SINGLE_NAME, folder / INDEX_NAME
+    ages = [files.fingerprint(path).mtime_ns for path in (single, index)]
+    stale = single if ages[0] < ages[1] else index
+    shards = "" if stale is single else " and the shards it lists"
+    return CheckpointError(
+        f"{quoted(str(folder))} holds two models: {SINGLE_NAME}, and shards with an index",
+        note=f"some loaders read one, some the other; {stale.name} is older, so probably stale",
+        help=f"delete {quoted(str(stale))}{shards}",
+    )
+
+
+def _is_task_vector(headers: Sequence[ShardHeader], path: str) -> bool:
+    found = {header.is_task_vector for header in headers}
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{quoted(path)} mixes the shards of a model with those of a task vector",
+            help="save it again into an empty folder",
+        )
+    return found == {True}
+
+
+def _no_model(path: str, names: Sequence[str]) -> CheckpointError:
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if len(weights) == 1:
+        help = f"give the file itself: {quoted(str(Path(path) / weights[0]))}"
+    elif weights:
+        help = f"give one of its files: {listed([quoted(name) for name in weights], 'or')}"
+    else:
+        help = f"give a folder with {SINGLE_NAME} or {INDEX_NAME} in it, or a .safetensors file"
+    note = "it is empty" if not names else f"it has no {SINGLE_NAME} and no {INDEX_NAME}"
+    return CheckpointError(f"{quoted(path)} is not a model folder", note=note, help=help)

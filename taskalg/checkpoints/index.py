@@ -1,0 +1,88 @@
+"""The index of a sharded model: which file holds which tensor, checked before any file is opened.
+
+File names in it come from a stranger. They are judged as text, not by where they lead: in the
+Hugging Face cache every shard is a link out of the folder, and that is fine, while `..` is not.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from taskalg import files
+from taskalg.errors import CheckpointError, printable, quoted
+
+INDEX_NAME = "model.safetensors.index.json"
+LARGEST_JSON = 100_000_000  # bytes; an index names each tensor once, as headers do
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not one JSON object in UTF-8.
+    """
+    content = files.read_small(path, LARGEST_JSON)
+    try:
+        found = json.loads(content.decode("utf-8"), object_pairs_hook=_unique)
+    except UnicodeError as error:
+        raise _broken(path, f"not UTF-8: {error}") from None
+    except RecursionError:
+        raise _broken(path, "nested too deep") from None
+    except ValueError as error:
+        mark = content.startswith(b"\xef\xbb\xbf")
+        reason = "a byte-order mark before the JSON" if mark else f"not JSON: {error}"
+        raise _broken(path, reason) from None
+    if not isinstance(found, dict):
+        raise _broken(path, "not a JSON object")
+    return found
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Return the file that holds each tensor, relative to the index's folder.
+
+    Raises:
+        CheckpointError: it is no index, or names a file that a model's folder cannot hold.
+    """
+    index = read_json(path)
+    homes = index.get("weight_map")
+    if not isinstance(homes, dict):
+        raise _broken(path, "it has no 'weight_map' object")
+    if not isinstance(index.get("metadata"), dict):
+        raise _broken(path, "it has no 'metadata' object, without which no loader reads it")
+    for name, home in homes.items():
+        if not isinstance(home, str):
+            raise _broken(path, f"the file of tensor {quoted(name)} is not a string")
+    for home in set(homes.values()):
+        _check_home(home, path)
+    return homes
+
+
+def _check_home(home: str, path: Path) -> None:
+    reasons = (
+        (not home or "\0" in home, "is no file name"),
+        ("\\" in home, "has a backslash"),
+        (home.startswith("/"), "is absolute"),
+        (re.match(r"[A-Za-z]:", home) is not None, "has a drive letter"),
+        (".." in home.split("/"), "leads out of the folder"),
+        (not home.endswith(".safetensors"), "is no safetensors file"),
+    )
+    for wrong, words in reasons:
+        if wrong:
+            raise _broken(path, f"its file {quoted(home)} {words}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{quoted(key)} is there twice")
+        found[key] = value
+    return found
+
+
+def _broken(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{quoted(str(path))} is damaged or hostile: {printable(reason)}",
+        help="download it again, or save the model again",
+    )

@@ -1,0 +1,64 @@
+"""Every format that can be read. To add one: a file beside this one, and a row in FORMATS."""
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskalg import files
+from taskalg.checkpoints.base import Checkpoint
+from taskalg.checkpoints.folder import open_folder
+from taskalg.checkpoints.safetensors import open_file
+from taskalg.checkpoints.unsupported import refuse_remote, refuse_suffix
+from taskalg.errors import CheckpointError, listed, quoted
+from taskalg.system import AnyPath
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way in which a checkpoint lies on disk."""
+
+    name: str
+    is_one: Callable[[str], bool]  # tells it from the others by the path; what is there exists
+    open: Callable[[str], Checkpoint]
+
+
+FORMATS = (
+    Format("Hugging Face folder", files.is_folder, open_folder),
+    Format("safetensors file", lambda path: True, open_file),
+)
+
+
+def open_checkpoint(path: AnyPath) -> Checkpoint:
+    """Open a checkpoint: read and check its headers, and nothing else of it.
+
+    Args:
+        path: a safetensors file, or a Hugging Face model folder.
+
+    Raises:
+        CheckpointError: nothing is there, or it cannot be read, or is damaged, hostile, quantized,
+            or something that is not supported.
+    """
+    text = os.fspath(path)
+    if not files.exists(text):
+        _refuse_absent(text)
+    if not files.is_folder(text):
+        refuse_suffix(text)
+    return next(kind for kind in FORMATS if kind.is_one(text)).open(text)
+
+
+def _refuse_absent(path: str) -> None:
+    if os.path.lexists(path) and "\0" not in path:
+        files.fingerprint(path)  # a broken link or a loop: the system says which
+    folder = Path(path).parent
+    siblings = files.list_folder(folder) if files.is_folder(folder) else []
+    near = difflib.get_close_matches(Path(path).name, siblings, n=3, cutoff=0.6)
+    if not near and not (folder != Path() and siblings):
+        refuse_remote(path)
+    places = [quoted(str(folder / name)) for name in near]
+    raise CheckpointError(
+        f"there is no {quoted(path)}",
+        note=None if files.is_folder(folder) else f"nor is there a folder {quoted(str(folder))}",
+        help=f"did you mean {listed(places, 'or')}?" if places else None,
+    )
