@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from taskalg.algebra.rationals import check_size
 from taskalg.algebra.selectors import Place, Ramp, Selector
 from taskalg.errors import ExpressionError
-from taskalg.language.builder import MAX_BITS, too_long
 
 MAX_MONOMIALS = 4096  # products of selectors and ramps in one coefficient
 
@@ -134,34 +134,3 @@ def selected(selector: Selector) -> Coefficient:
 def ramped(ramp: Ramp) -> Coefficient:
     """Return the scalar that follows depth."""
     return Coefficient.of({Monomial(ramps=(ramp,)): Fraction(1)})
-
-
-def check_size(value: Fraction) -> Fraction:
-    """Return `value` if it is within the limit.
-
-    Raises:
-        ExpressionError: it has more than 4,096 bits above or below the line.
-    """
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-        raise too_long(None)
-    return value
-
-
-def decimal_text(value: Fraction) -> str:
-    """Print a coefficient: as a decimal when that is exact, else as a fraction.
-
-    >>> decimal_text(Fraction(2, 5)), decimal_text(Fraction(1, 3)), decimal_text(Fraction(-3))
-    ('0.4', '1/3', '-3')
-    """
-    twos = fives = 0
-    rest = value.denominator
-    while rest % 2 == 0:
-        rest, twos = rest // 2, twos + 1
-    while rest % 5 == 0:
-        rest, fives = rest // 5, fives + 1
-    places = max(twos, fives)
-    if rest != 1 or places > 40:
-        return f"{value.numerator}/{value.denominator}"
-    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
-    sign = "-" if value < 0 else ""
-    return f"{sign}{digits[:-places]}.{digits[-places:]}" if places else f"{sign}{digits}"

@@ -11,6 +11,8 @@ from fnmatch import translate
 from fractions import Fraction
 from functools import lru_cache
 
+from taskalg.algebra.rationals import decimal_text
+
 _LONGEST_LAYER = 9  # digits; a longer component is an identifier, not a layer
 
 
@@ -95,6 +97,9 @@ class Ramp:
     """
 
     values: tuple[Fraction, ...]  # at equally spaced depths from 0 to 1, two or more
+
+    def __str__(self) -> str:
+        return f"ramp({', '.join(map(decimal_text, self.values))})"
 
     def at(self, place: Place | None) -> Fraction:
         """Return the value for a tensor at `place`, exactly."""

@@ -1,0 +1,114 @@
+"""The one form every linear expression has, and its text in the user's own names.
+
+It is kept per checkpoint: 1.1 of base's file, -0.4 of toxic's. It is printed per name, where
+`toxic` is a task vector: `base - 0.4*toxic`. Printing takes each task's base out again, so the text
+is an expression that means the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from taskalg.algebra.coefficient import Coefficient, Monomial
+from taskalg.algebra.rationals import decimal_text
+from taskalg.algebra.weighted_sum import WeightedSum
+
+
+class Named(Protocol):
+    """What can be a term: anything with a name to print."""
+
+    @property
+    def name(self) -> str | None:
+        """The first of its names, or None."""
+
+    @property
+    def path(self) -> str | None:
+        """Where it lies, or None when it was declared without a file."""
+
+
+Leaf = TypeVar("Leaf", bound=Named)
+
+
+@dataclass(frozen=True)
+class Canonical(Generic[Leaf]):
+    """A sum in canonical order, and how its tasks are printed."""
+
+    terms: tuple[tuple[Leaf, Coefficient], ...]  # in order; coefficients that cancelled are zero
+    bases: dict[Leaf, WeightedSum[Leaf]]  # what a name that is a task vector stands without
+
+    def __str__(self) -> str:
+        printed = dict(self.terms)
+        for task in self._outermost_first():
+            for leaf, part in self.bases[task].scaled(printed[task]).terms.items():
+                printed[leaf] = printed.get(leaf, Coefficient()) + part
+        ordered = sorted(printed, key=lambda leaf: sort_key(leaf.name, leaf.path))
+        texts = [t for leaf in ordered for t in _term_texts(printed[leaf], label(leaf))]
+        return join_terms(texts)
+
+    def _outermost_first(self) -> list[Leaf]:
+        """Order tasks so that one taken against another comes before it."""
+        waiting = [leaf for leaf, _ in self.terms if leaf in self.bases]
+        ordered: list[Leaf] = []
+        while waiting:
+            inner = {leaf for task in waiting for leaf in self.bases[task].terms if leaf != task}
+            ready = [task for task in waiting if task not in inner] or waiting[:1]
+            ordered += ready
+            waiting = [task for task in waiting if task not in ready]
+        return ordered
+
+
+def sort_key(name: str | None, path: str | None) -> tuple[int, str]:
+    """Order terms: `base` first, then names by code point, then unnamed ones by path."""
+    if name is None:
+        return (2, path or "")
+    return (0 if name == "base" else 1, name)
+
+
+def label(leaf: Named) -> str:
+    """Return the expression for a term: its name, or the path it is read from."""
+    if leaf.name is not None:
+        return leaf.name
+    quote = "'" if '"' in (leaf.path or "") else '"'
+    return f"checkpoint({quote}{leaf.path}{quote})"
+
+
+def _term_texts(coefficient: Coefficient, name: str) -> list[str]:
+    """Print each part of a coefficient times a name: `-0.4*toxic[0:16]`."""
+    parts = sorted(coefficient.parts.items(), key=lambda item: _monomial_key(item[0]))
+    return [_times(decimal_text(part), _monomial_text(name, mono)) for mono, part in parts]
+
+
+def _times(number: str, rest: str) -> str:
+    return {"1": rest, "-1": f"-{rest}"}.get(number, f"{number}*{rest}")
+
+
+def _monomial_text(name: str, monomial: Monomial) -> str:
+    ramps = "".join(f"{ramp}*" for ramp in monomial.ramps)
+    return f"{ramps}{name}{''.join(sorted(map(str, monomial.selectors)))}"
+
+
+def _monomial_key(monomial: Monomial) -> tuple[int, int, str]:
+    return (len(monomial.selectors), len(monomial.ramps), _monomial_text("", monomial))
+
+
+def coefficient_text(coefficient: Coefficient) -> str:
+    """Print a coefficient alone, as the plan's table shows it: `1.1`, `ramp(0, 1)`, `0.4*1[…]`."""
+    if coefficient.constant is not None:
+        return decimal_text(coefficient.constant)
+    texts = []
+    parts = sorted(coefficient.parts.items(), key=lambda item: _monomial_key(item[0]))
+    for monomial, part in parts:
+        if monomial.selectors:
+            texts.append(_monomial_text(decimal_text(part), monomial))
+        else:
+            ramps = "*".join(map(str, monomial.ramps))
+            texts.append(_times(decimal_text(part), ramps) if ramps else decimal_text(part))
+    return join_terms(texts)
+
+
+def join_terms(texts: Sequence[str]) -> str:
+    """Join signed terms: `["base", "-0.4*toxic"]` becomes `base - 0.4*toxic`."""
+    if not texts:
+        return "0"
+    rest = (f" - {t[1:]}" if t.startswith("-") else f" + {t}" for t in texts[1:])
+    return texts[0] + "".join(rest)

@@ -1,0 +1,45 @@
+"""Coefficients on real tensors: names in, classes of tensors with equal coefficients out.
+
+The number of classes is small however many tensors there are, so everything after this works on
+classes: exact arithmetic is done once for each, not once for each tensor.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.selectors import Place, Selector
+
+
+@dataclass(frozen=True)
+class Table:
+    """Coefficients by tensor."""
+
+    classes: tuple[tuple[Fraction, ...], ...]  # distinct rows, one number for each coefficient
+    of: Mapping[str, int]  # tensor name -> index into classes, in the order of the names
+
+
+def tabulate(coefficients: Sequence[Coefficient], places: Mapping[str, Place | None]) -> Table:
+    """Evaluate coefficients on tensors.
+
+    Args:
+        coefficients: one for each checkpoint.
+        places: every tensor's name and where it stands in its stack.
+    """
+    if all(coefficient.constant is not None for coefficient in coefficients):
+        row = tuple(coefficient.constant or Fraction(0) for coefficient in coefficients)
+        return Table((row,), dict.fromkeys(places, 0))
+    selectors: list[Selector] = list({s: None for c in coefficients for s in c.selectors()})
+    ramped = any(True for c in coefficients for _ in c.ramps())
+    rows: dict[tuple[Fraction, ...], int] = {}
+    known: dict[tuple[object, ...], int] = {}  # what decides a row -> the row's index
+    of: dict[str, int] = {}
+    for name, place in places.items():
+        key = (*(selector.selects(name, place) for selector in selectors), place if ramped else 0)
+        index = known.get(key)
+        if index is None:
+            row = tuple(coefficient.at(name, place) for coefficient in coefficients)
+            index = known[key] = rows.setdefault(row, len(rows))
+        of[name] = index
+    return Table(tuple(rows), of)

@@ -1,0 +1,58 @@
+"""The donor: the checkpoint whose names, order, dtypes and side files the output takes."""
+
+from fractions import Fraction
+
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.selectors import places
+from taskalg.algebra.table import tabulate
+from taskalg.checkpoints.base import Checkpoint
+from taskalg.errors import UsageError, listed, quoted
+from taskalg.resolve import Operand, Resolved
+
+
+def choose_donor(total: Resolved, name: str | None = None) -> int:
+    """Return the donor's index among the operands. The spelling of a sum never decides.
+
+    The one asked for; else `base` if its coefficient is not zero everywhere; else the checkpoint
+    with the largest coefficient on any tensor, models before task vectors, ties by name.
+
+    Raises:
+        UsageError: no operand has the name asked for.
+    """
+    operands = [operand for operand, _ in total.terms]
+    if name is not None:
+        return _named(operands, name)
+    largest = [_largest(operand, part) for operand, part in total.terms]
+    for index, operand in enumerate(operands):
+        if operand.name == "base" and largest[index] is not None:
+            return index
+    ranked = [
+        (not operands[index].is_task_vector, value, -index)
+        for index, value in enumerate(largest)
+        if value is not None
+    ]
+    return -max(ranked)[2] if ranked else 0
+
+
+def opened(operand: Operand) -> Checkpoint:
+    """Return an operand's checkpoint; planning starts only when all have one."""
+    assert operand.checkpoint is not None, f"{operand.name} was declared without a file"
+    return operand.checkpoint
+
+
+def _named(operands: list[Operand], name: str) -> int:
+    for index, operand in enumerate(operands):
+        if name in (operand.name, operand.path):
+            return index
+    known = [str(operand.name or operand.path) for operand in operands]
+    raise UsageError(
+        f"the donor {quoted(name)} is not a checkpoint of this expression",
+        help=f"choose one of {listed(known, 'or')}",
+    )
+
+
+def _largest(operand: Operand, part: Coefficient) -> Fraction | None:
+    """Return the largest coefficient on any of its tensors, None when it is zero on all."""
+    table = tabulate([part], places(opened(operand).tensors))
+    values = [row[0] for row in table.classes if row[0]]
+    return max(values, default=None)

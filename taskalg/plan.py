@@ -1,0 +1,236 @@
+"""What will happen, decided from headers alone: canonical sum in, one step per output tensor out.
+
+A plan is a value. It holds every byte that will be read and every exact coefficient, so it can be
+shown before anything runs and held against what ran. Steps that do the same thing to other tensors
+share one `Combination`; there are few of those however many tensors there are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.kinds import Kind
+from taskalg.algebra.selectors import Item
+from taskalg.checkpoints.base import TensorSpec
+from taskalg.donor import choose_donor, opened
+from taskalg.dtypes import F32, DType
+from taskalg.errors import Span
+from taskalg.fit import Fit, check_items, fit, terms_of
+from taskalg.resolve import Operand, Resolved
+from taskalg.result import check_result, check_something_left, kind
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What happens to a tensor, without which tensor: steps share it."""
+
+    operands: tuple[int, ...]  # indices into the plan's operands, in canonical order
+    coefficients: tuple[Fraction, ...]  # exact, one for each of them, none is zero
+    inputs: tuple[DType, ...]  # one for each of them
+    output: DType
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the one input's bytes are the result's; integers are always copied."""
+        return self.coefficients == (Fraction(1),) and self.inputs == (self.output,)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether nothing is left: the tensor is all zeros and nothing is read."""
+        return not self.operands
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One output tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    nbytes: int  # of the output
+    combination: int  # index into the plan's combinations
+    sources: tuple[TensorSpec, ...]  # what is read, one for each operand of the combination
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """An integer tensor that the donor gives and another term has as well; both are read."""
+
+    name: str
+    donor: TensorSpec
+    operand: int  # index of the other term among the plan's operands
+    other: TensorSpec
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a plan reads of one checkpoint."""
+
+    operand: Operand
+    coefficient: Coefficient  # of its file, exact; zero when it cancels
+    tensors: int  # how many are read; 0 when it is never opened
+    bytes_read: int  # headers left out [bytes]
+    bytes_copied: int  # part of bytes_read that goes to the output as it is [bytes]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will be read, combined and written; nothing of when or how fast."""
+
+    kind: Kind
+    total: Resolved  # the sum, in canonical order
+    donor: int  # index of the operand that gives names, dtypes and side files
+    steps: tuple[Step, ...]  # in the donor's file order
+    combinations: tuple[Combination, ...]
+    comparisons: tuple[Comparison, ...]
+    usage: tuple[Usage, ...]  # one for each operand
+    fit: Fit  # coefficients by tensor, and what --only-shared left out
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """All checkpoints of the sum, those that cancel included."""
+        return tuple(operand for operand, _ in self.total.terms)
+
+    @property
+    def bytes_read(self) -> int:
+        """Tensor data that will be read, copies included [bytes]."""
+        return sum(usage.bytes_read for usage in self.usage)
+
+    @property
+    def bytes_copied(self) -> int:
+        """Part of it that goes to the output unchanged [bytes]."""
+        return sum(usage.bytes_copied for usage in self.usage)
+
+    @property
+    def bytes_written(self) -> int:
+        """Tensor data of the output, headers left out [bytes]."""
+        return sum(step.nbytes for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user decides about a plan besides the expression."""
+
+    donor: str | None = None  # a name; None for the rule of choose_donor
+    dtype: DType | None = None  # of floating tensors; None follows the donor
+    allow_partial: bool = False
+    only_shared: bool = False
+
+
+def make_plan(
+    total: Resolved, choices: Choices | None = None, items: Mapping[Item, Span] | None = None
+) -> Plan:
+    """Decide, tensor by tensor, what to read and with which coefficients.
+
+    Reads headers only, and those are in memory already. Steps come in the donor's file order.
+
+    Args:
+        total: sum to evaluate; every operand has a checkpoint.
+        choices: donor, dtype, and what to allow.
+        items: where selectors' items were written, to complain about those that select nothing.
+
+    Returns:
+        Plan with one step per output tensor. `plan.bytes_read` [bytes] is exact.
+
+    Raises:
+        KindError: nothing is left, or the result is partial and that is not allowed.
+        MismatchError: names, shapes or sorts of dtype differ.
+        ExpressionError: a pattern or range selects nothing.
+
+    Memory: about 500 [bytes] per tensor.
+    """
+    choices = choices or Choices()
+    donor = choose_donor(total, choices.donor)
+    found = kind(total)
+    check_result(total, found, choices.allow_partial)
+    fitted = fit(total, donor, choices.only_shared)
+    check_items(total, items or {}, fitted.places)
+    check_something_left(total, fitted.table)
+    return _Planner(total, donor, found, choices.dtype, fitted).plan()
+
+
+class _Planner:
+    """Collects steps; the combinations they share are numbered as they come."""
+
+    def __init__(
+        self, total: Resolved, donor: int, kind: Kind, dtype: DType | None, fitted: Fit
+    ) -> None:
+        self.total, self.donor, self.kind = total, donor, kind
+        self.dtype, self.fit = dtype, fitted
+        self.tensors = [opened(operand).tensors for operand, _ in total.terms]
+        self.taking_part = [terms_of(row) for row in fitted.table.classes]
+        self.combinations: dict[Combination, int] = {}
+        self.steps: list[Step] = []
+        self.comparisons: list[Comparison] = []
+
+    def plan(self) -> Plan:
+        unshared = set(self.fit.unshared)
+        for spec in self.tensors[self.donor].values():
+            if not spec.dtype.is_floating:
+                self._copy_integer(spec)
+            elif spec.name not in unshared:
+                self._combine(spec)
+            elif self.kind is not Kind.TASK_VECTOR:
+                self._add(spec, [self.donor], (Fraction(1),), self.dtype or spec.dtype)
+        return Plan(
+            self.kind,
+            self.total,
+            self.donor,
+            tuple(self.steps),
+            tuple(self.combinations),
+            tuple(self.comparisons),
+            self._usage(),
+            self.fit,
+        )
+
+    def _combine(self, spec: TensorSpec) -> None:
+        index = self.fit.table.of[spec.name]
+        operands = self.taking_part[index]
+        row = self.fit.table.classes[index]
+        inputs = [self.tensors[operand][spec.name].dtype for operand in operands]
+        output = self.dtype or self._output(spec.dtype, inputs)
+        self._add(spec, operands, tuple(row[operand] for operand in operands), output)
+
+    def _output(self, donors: DType, inputs: list[DType]) -> DType:
+        """Follow the donor; a difference of 8 or 16 bit numbers needs more bits than they have."""
+        if self.kind is not Kind.TASK_VECTOR:
+            return donors
+        return max([F32, *inputs], key=lambda dtype: dtype.itemsize)
+
+    def _add(
+        self, spec: TensorSpec, operands: list[int], row: tuple[Fraction, ...], output: DType
+    ) -> None:
+        sources = tuple(self.tensors[operand][spec.name] for operand in operands)
+        inputs = tuple(source.dtype for source in sources)
+        combination = Combination(tuple(operands), row, inputs, output)
+        index = self.combinations.setdefault(combination, len(self.combinations))
+        nbytes = spec.nbytes // spec.dtype.itemsize * output.itemsize
+        self.steps.append(Step(spec.name, spec.shape, nbytes, index, sources))
+
+    def _copy_integer(self, spec: TensorSpec) -> None:
+        if self.kind is Kind.TASK_VECTOR:
+            return
+        self._add(spec, [self.donor], (Fraction(1),), spec.dtype)
+        for operand in self.taking_part[self.fit.table.of[spec.name]]:
+            other = self.tensors[operand].get(spec.name)
+            if operand != self.donor and other is not None:
+                self.comparisons.append(Comparison(spec.name, spec, operand, other))
+
+    def _usage(self) -> tuple[Usage, ...]:
+        count = len(self.total.terms)
+        tensors, read, copied = [0] * count, [0] * count, [0] * count
+        combinations = list(self.combinations)
+        for step in self.steps:
+            combination = combinations[step.combination]
+            for operand, source in zip(combination.operands, step.sources, strict=True):
+                tensors[operand] += 1
+                read[operand] += source.nbytes
+                copied[operand] += source.nbytes * combination.is_copy
+        for comparison in self.comparisons:
+            tensors[comparison.operand] += 1
+            read[comparison.operand] += comparison.other.nbytes
+            read[self.donor] += comparison.donor.nbytes
+        return tuple(
+            Usage(operand, part, tensors[i], read[i], copied[i])
+            for i, (operand, part) in enumerate(self.total.terms)
+        )

@@ -1,0 +1,164 @@
+"""References to checkpoints: opens headers, and says what each name stands for.
+
+Until here a sum holds mentions (`checkpoint("a")`, `task("b")`). Here every mention meets its file:
+two names of one file become one term, a task's base is subtracted, unless the file turns out to be
+a task vector, and the sum gets its canonical order. No data is read.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from taskalg.algebra.canonical import Canonical, sort_key
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.proof import find_nonzero
+from taskalg.algebra.weighted_sum import Reference, Sum, WeightedSum
+from taskalg.checkpoints.base import Checkpoint
+from taskalg.errors import KindError, TaskalgError, UnknownNameError, UsageError, quoted
+
+Open = Callable[[Reference], Checkpoint | None]  # None for a name declared without a file
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """One checkpoint of a sum, whatever it is called. Two are the same only when identical."""
+
+    name: str | None  # the first of its names: `base`, else by code point; None when it has none
+    path: str | None  # as the user gave it under that name; None when declared without a file
+    is_task: bool  # its name stands for the checkpoint minus a base
+    checkpoint: Checkpoint | None  # headers only; None when declared without a file
+
+    @property
+    def is_task_vector(self) -> bool:
+        """Whether the file itself is a task vector, and so counts 0 in the total."""
+        return self.checkpoint is not None and self.checkpoint.is_task_vector
+
+
+Resolved = Canonical[Operand]
+
+
+class Resolver:
+    """Resolves sums over one set of files, each opened once."""
+
+    def __init__(self, open_reference: Open, base: Sum | None) -> None:
+        self._open = open_reference
+        self._base = base  # what the program binds to `base`
+        self._opened: dict[Reference, Checkpoint | None] = {}
+        self._resolving: set[Reference] = set()
+        self._mentions: dict[object, list[Reference]] = {}  # by what they turn out to be
+
+    def resolve(self, total: Sum) -> Resolved:
+        """Resolve a sum and everything its tasks are taken against.
+
+        Raises:
+            CheckpointError: a file cannot be opened.
+            KindError: a task's base is not a model.
+            UnknownNameError: a task has no base.
+            UsageError: two files have one name.
+        """
+        by_key = self._by_key(total)
+        bases = {key: self._by_key(base) for key, base in self._bases().items()}
+        operands = {key: _operand(key, mentions, self) for key, mentions in self._mentions.items()}
+        _check_names(operands.values())
+        terms = {operands[key]: part for key, part in by_key.terms.items()}
+        ordered = sorted(terms.items(), key=lambda item: sort_key(item[0].name, item[0].path))
+        return Canonical(
+            tuple(ordered),
+            {
+                operands[key]: WeightedSum({operands[k]: c for k, c in base.terms.items()})
+                for key, base in bases.items()
+                if operands[key].is_task
+            },
+        )
+
+    def opened(self, reference: Reference) -> Checkpoint | None:
+        """Open a reference's header, once."""
+        if reference not in self._opened:
+            try:
+                self._opened[reference] = self._open(reference)
+            except TaskalgError as error:
+                error.span = error.span or reference.span
+                raise
+        return self._opened[reference]
+
+    def base_of(self, reference: Reference) -> Sum:
+        """Return what a task is taken against."""
+        base = reference.base if reference.base is not None else self._base
+        if base is None:
+            name = reference.name or reference.path or "task"
+            raise UnknownNameError(
+                f"the task vector {quoted(name)} has no base to be taken against",
+                reference.span,
+                help=f"bind one: --base PATH, or give the finished vector: --model {name}=PATH",
+            )
+        return base
+
+    def _by_key(self, total: Sum) -> WeightedSum[object]:
+        """Replace references by what they are, and tasks by their difference."""
+        parts: list[WeightedSum[object]] = []
+        for reference, coefficient in total.terms.items():
+            checkpoint = self.opened(reference)
+            key = reference.name if checkpoint is None else checkpoint.identity
+            if reference not in self._mentions.setdefault(key, []):
+                self._mentions[key].append(reference)
+            parts.append(WeightedSum({key: coefficient}))
+            if _is_difference(reference, checkpoint):
+                parts.append(self._against(reference).scaled(-coefficient))
+        return WeightedSum.adding(parts)
+
+    def _against(self, reference: Reference) -> WeightedSum[object]:
+        if reference in self._resolving:
+            raise KindError("a task vector is taken against itself", reference.span)
+        self._resolving.add(reference)
+        base = self._by_key(self.base_of(reference))
+        self._resolving.discard(reference)
+        vectors = {key for key, found in self._mentions.items() if self._is_vector(found[0])}
+        total = sum((c for k, c in base.terms.items() if k not in vectors), Coefficient(-1))
+        if find_nonzero([total]):
+            raise KindError(
+                "a base is a model",
+                reference.span,
+                note="the coefficients of this one do not add up to 1",
+            )
+        return base
+
+    def _is_vector(self, reference: Reference) -> bool:
+        checkpoint = self.opened(reference)
+        return checkpoint is not None and checkpoint.is_task_vector
+
+    def _bases(self) -> dict[object, Sum]:
+        return {
+            key: self.base_of(reference)
+            for key, mentions in list(self._mentions.items())
+            for reference in (_first(mentions),)
+            if _is_difference(reference, self.opened(reference))
+        }
+
+
+def _is_difference(reference: Reference, checkpoint: Checkpoint | None) -> bool:
+    vector = checkpoint is not None and checkpoint.is_task_vector
+    return reference.sort == "task" and not vector
+
+
+def _first(mentions: list[Reference]) -> Reference:
+    return min(mentions, key=lambda mention: sort_key(mention.name, mention.path))
+
+
+def _operand(key: object, mentions: list[Reference], resolver: Resolver) -> Operand:
+    first = _first(mentions)
+    checkpoint = resolver.opened(first)
+    is_task = first.name is not None and _is_difference(first, checkpoint)
+    return Operand(first.name, first.path, is_task, checkpoint)
+
+
+def _check_names(operands: Iterable[Operand]) -> None:
+    seen: dict[str, Operand] = {}
+    for operand in operands:
+        if operand.name is None:
+            continue
+        other = seen.setdefault(operand.name, operand)
+        if other is not operand:
+            raise UsageError(
+                f"two checkpoints are named {quoted(operand.name)}",
+                note=f"they are {operand.path} and {other.path}",
+                help="give one another name: checkpoint(path, name=…)",
+            )
