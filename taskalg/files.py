@@ -11,18 +11,20 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from taskalg import system
-from taskalg.errors import CheckpointError, OutputError, quoted
+from taskalg.errors import CheckpointError, OutputError, TaskalgError, quoted
 from taskalg.system import AnyPath
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 COPY_BLOCK = 8 << 20  # bytes held while a copy goes through memory
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MAKE_ROOM = "free some space, or choose an output on another disk"
 _paths: dict[int, str] = {}  # what messages call an open descriptor
 
 
@@ -67,14 +69,20 @@ def is_folder(path: AnyPath) -> bool:
     return stat.S_ISDIR(_mode(path))
 
 
-def list_folder(path: AnyPath) -> list[str]:
-    """Return the sorted names in a folder.
+def is_link(path: AnyPath) -> bool:
+    """Tell whether a symbolic link is there, whether or not it leads anywhere."""
+    return stat.S_ISLNK(_mode(path, follow=False))
 
-    Raises:
-        CheckpointError: the folder cannot be listed.
-    """
+
+def list_folder(path: AnyPath) -> list[str]:
+    """Return the sorted names in a folder."""
     with _reading(path):
         return sorted(system.primitives.listdir(path))
+
+
+def is_writable(folder: AnyPath) -> bool:
+    """Tell whether this user may create files in a folder."""
+    return system.primitives.access(folder, os.W_OK | os.X_OK)
 
 
 def free_space(folder: AnyPath) -> int:
@@ -104,8 +112,7 @@ def open_input(path: AnyPath) -> int:
 
 def close(fd: int) -> None:
     """Close a descriptor that `open_input` or `create_output` returned."""
-    path = _paths.pop(fd, f"descriptor {fd}")
-    with _writing("close", path):
+    with _writing("close", _paths.pop(fd, f"descriptor {fd}")):
         system.primitives.close(fd)
 
 
@@ -151,9 +158,7 @@ def read_small(path: AnyPath, limit: int) -> bytes:
 
 
 def copy_range(source: int, start: int, target: int, to: int, count: int) -> None:
-    """Copy `count` bytes from offset `start` of one open file to offset `to` of another.
-
-    Inside the kernel where that is possible, which on some file systems copies no data at all.
+    """Copy `count` bytes from `start` in one open file to `to` in another, without reading them.
 
     Raises:
         CheckpointError: the source ends first, or cannot be read.
@@ -193,11 +198,7 @@ def create_output(path: AnyPath, size: int) -> int:
 
 
 def write_at(fd: int, buffer: "Buffer", offset: int) -> None:
-    """Write the whole buffer at `offset`.
-
-    Raises:
-        OutputError: a write fails.
-    """
+    """Write the whole buffer at `offset`."""
     view = system.flat(buffer)
     with _writing("write", fd):
         while view.nbytes:
@@ -258,9 +259,10 @@ def _look(path: AnyPath | int) -> os.stat_result:
         return look.fstat(path) if isinstance(path, int) else look.stat(path)
 
 
-def _mode(path: AnyPath) -> int:
+def _mode(path: AnyPath, follow: bool = True) -> int:
+    look = system.primitives.stat if follow else system.primitives.lstat
     try:
-        return system.primitives.stat(path).st_mode
+        return look(path).st_mode
     except (OSError, ValueError):
         return 0
 
@@ -277,26 +279,21 @@ def _name(path: AnyPath | int) -> str:
     return _paths.get(path, f"descriptor {path}") if isinstance(path, int) else os.fspath(path)
 
 
+def _reading(path: AnyPath | int) -> AbstractContextManager[None]:
+    return _blaming(CheckpointError, "read", path)
+
+
+def _writing(action: str, path: AnyPath | int) -> AbstractContextManager[None]:
+    return _blaming(OutputError, action, path)
+
+
 @contextmanager
-def _reading(path: AnyPath | int) -> Iterator[None]:
+def _blaming(kind: type[TaskalgError], action: str, path: AnyPath | int) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
-        raise CheckpointError(f"cannot read {quoted(_name(path))}: {_reason(error)}") from error
-
-
-@contextmanager
-def _writing(action: str, path: AnyPath | int) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        raise OutputError(
-            f"cannot {action} {quoted(_name(path))}: {_reason(error)}",
-            help="free some space, or choose an output on another disk" if full else None,
+        words = getattr(error, "strerror", None) or str(error)
+        raise kind(
+            f"cannot {action} {quoted(_name(path))}: {words[:1].lower()}{words[1:]}",
+            help=_MAKE_ROOM if getattr(error, "errno", None) in _FULL else None,
         ) from error
-
-
-def _reason(error: OSError | ValueError) -> str:
-    words = getattr(error, "strerror", None) or str(error)
-    return words[:1].lower() + words[1:]

@@ -50,7 +50,9 @@ class Primitives:
     open: Callable[..., int] = os.open
     close: Callable[[int], None] = os.close
     stat: Callable[[AnyPath], os.stat_result] = os.stat
+    lstat: Callable[[AnyPath], os.stat_result] = os.lstat
     fstat: Callable[[int], os.stat_result] = os.fstat
+    access: Callable[[AnyPath, int], bool] = os.access
     listdir: Callable[[AnyPath], list[str]] = os.listdir
     free: Callable[[AnyPath], int] = _free
     seek: Callable[[int, int, int], int] = os.lseek

@@ -53,8 +53,7 @@ def _read_headers(folder: Path, homes: Sequence[str]) -> list[ShardHeader]:
 
 
 def _refuse_missing(folder: Path, home: str) -> None:
-    files.fingerprint(folder.parent / folder.name)  # the folder itself may have gone
-    if (folder / home).is_symlink():
+    if files.is_link(folder / home):
         files.fingerprint(folder / home)  # a loop or a link to nothing has its own reason
     raise CheckpointError(
         f"shard {quoted(home)} of {quoted(str(folder))} is missing",

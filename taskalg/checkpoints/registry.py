@@ -49,7 +49,7 @@ def open_checkpoint(path: AnyPath) -> Checkpoint:
 
 
 def _refuse_absent(path: str) -> None:
-    if os.path.lexists(path) and "\0" not in path:
+    if files.is_link(path):
         files.fingerprint(path)  # a broken link or a loop: the system says which
     folder = Path(path).parent
     siblings = files.list_folder(folder) if files.is_folder(folder) else []

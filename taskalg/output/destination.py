@@ -1,0 +1,201 @@
+"""Where an output goes, and every reason not to put it there, before anything is created."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskalg import files
+from taskalg.checkpoints.base import Checkpoint
+from taskalg.errors import OutputError, UsageError, listed, quoted
+from taskalg.output.layout import INDEX_NAME, SINGLE_NAME, ShardLayout
+from taskalg.output.sidefiles import CONFIG_NAME, SideFile, is_weights
+from taskalg.system import AnyPath
+
+HIDDEN = ".taskalg-"  # what temporaries' names begin with
+_OURS = re.compile(rf"model(-\d{{5}}-of-\d{{5}})?\.safetensors|{re.escape(INDEX_NAME)}")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """The folder that gets an output's files, and where they lie until they are complete."""
+
+    out: Path  # as the user gave it
+    root: Path  # the folder of the final names: `out`, or the folder that `out` is a file in
+    hidden: Path  # the folder for temporaries, inside `root`, so that renaming is atomic
+    is_file: bool  # whether `out` is one file
+
+
+def destination(out: AnyPath) -> Destination:
+    """Tell a file from a folder by its name: `.safetensors` means one file."""
+    path = Path(out)
+    if is_file_output(path):
+        return Destination(path, path.parent, path.parent / f"{HIDDEN}{path.name}", True)
+    return Destination(path, path, path / f"{HIDDEN}partial", False)
+
+
+def is_file_output(out: AnyPath) -> bool:
+    """Tell whether an output of this name is one file, not a folder."""
+    return Path(out).suffix.lower() == ".safetensors"
+
+
+def check_destination(
+    place: Destination,
+    layouts: Sequence[ShardLayout],
+    side_files: Sequence[SideFile],
+    *,
+    leftovers: frozenset[str],
+    overwrite: bool,
+) -> None:
+    """Refuse an output that cannot or should not be put there. Changes nothing.
+
+    Args:
+        place: the destination.
+        layouts: the files to be written.
+        side_files: what comes with them.
+        leftovers: names in the folder that an interrupted run left; they do not count.
+        overwrite: whether an earlier output may be replaced.
+
+    Raises:
+        OutputError: the folder cannot be written, or something is in the way.
+        UsageError: several shards, and one file to put them in.
+    """
+    if place.is_file and len(layouts) != 1:
+        raise UsageError(
+            f"{quoted(str(place.out))} is one file, and {len(layouts)} shards do not fit into it",
+            help="give a folder, or a larger --shard-size",
+        )
+    _check_kind(place)
+    if place.is_file:
+        if files.exists(place.out) and not overwrite:
+            raise _in_the_way(place, "exists already")
+    elif files.exists(place.root):
+        names = [name for name in files.list_folder(place.root) if name not in leftovers]
+        if names and not overwrite:
+            shown = listed([quoted(name) for name in names])
+            raise _in_the_way(place, "is not empty", f"it holds {shown}")
+        _check_mixture(place, names, side_files)
+
+
+def previous_weights(place: Destination) -> tuple[list[Path], list[Path]]:
+    """Return what an earlier output left: what a loader looks for first, and other shards."""
+    if place.is_file:
+        return [], []
+    names = [name for name in files.list_folder(place.root) if _OURS.fullmatch(name)]
+    entries = [name for name in names if name in (INDEX_NAME, SINGLE_NAME)]
+    shards = [name for name in names if name not in entries]
+    return [place.root / name for name in entries], [place.root / name for name in shards]
+
+
+def check_space(place: Destination, needed: int) -> None:
+    """Refuse when fewer than `needed` bytes are free.
+
+    Raises:
+        OutputError: too few.
+    """
+    free = files.free_space(place.root if files.exists(place.root) else place.root.parent)
+    if free < needed:
+        raise OutputError(
+            f"not enough space for {quoted(str(place.out))}",
+            note=f"it needs {_size(needed)}, {_size(free)} are free",
+            help="free some space, or choose an output on another disk",
+        )
+
+
+def check_overlap(place: Destination, inputs: Sequence[Checkpoint]) -> None:
+    """Refuse an output that is, contains or lies inside an input, whatever the paths look like.
+
+    Folders and files are compared by device and inode, along the path as given and along the one
+    that is left when all links are resolved.
+
+    Raises:
+        OutputError: they overlap.
+    """
+    above = {files.identity(folder) for folder in _folders_above(place.root)}
+    here = files.identity(place.root) if files.exists(place.root) else None
+    target = files.identity(place.out) if files.exists(place.out) else None
+    for checkpoint in inputs:
+        words = None
+        if target is not None and target in checkpoint.identity:
+            words = "is"
+        elif checkpoint.folder is not None and files.identity(checkpoint.folder) in above:
+            words = "is or lies inside"
+        elif not place.is_file and here is not None and _contains(place.root, here, checkpoint):
+            words = "contains"
+        if words is not None:
+            raise OutputError(
+                f"the output {quoted(str(place.out))} {words} an input",
+                note=f"the input is {quoted(checkpoint.path)}",
+                help="choose another output; inputs are never written to",
+            )
+
+
+def _contains(root: Path, here: tuple[int, int], checkpoint: Checkpoint) -> bool:
+    starts = {shard.path.parent for shard in checkpoint.shards}
+    starts |= {Path(os.path.realpath(shard.path)).parent for shard in checkpoint.shards}
+    folders = {folder for start in starts for folder in _folders_above(start)}
+    if here in {files.identity(folder) for folder in folders}:
+        return True
+    inside = (root / name for name in files.list_folder(root))
+    return any(files.identity(path) in checkpoint.identity for path in inside if files.exists(path))
+
+
+def _folders_above(folder: Path) -> Iterator[Path]:
+    """Yield the folders that exist on the way to a folder, itself included."""
+    for path in (Path(os.path.abspath(folder)), Path(os.path.realpath(folder))):
+        yield from (found for found in (path, *path.parents) if files.is_folder(found))
+
+
+def _check_kind(place: Destination) -> None:
+    parent = place.root if place.is_file else place.root.parent
+    name = quoted(str(place.out))
+    if files.is_link(place.out) and not files.exists(place.out):
+        raise OutputError(f"the output {name} is a link that leads nowhere")
+    if files.exists(place.out) and files.is_folder(place.out) == place.is_file:
+        what, wanted = ("folder", "file") if place.is_file else ("file", "folder")
+        suffix = "ends in" if place.is_file else "does not end in"
+        raise OutputError(
+            f"the output {name} is a {what}, and a {wanted} is to be written",
+            note=f"its name {suffix} .safetensors, which decides that",
+            help="choose another output",
+        )
+    if not files.is_folder(parent):
+        raise OutputError(
+            f"there is no folder {quoted(str(parent))} for the output {name}",
+            help=f"run: mkdir -p {quoted(str(parent))}",
+        )
+    folder = place.root if files.exists(place.root) else parent
+    if not files.is_writable(folder):
+        raise OutputError(f"the folder {quoted(str(folder))} cannot be written to")
+
+
+def _check_mixture(
+    place: Destination, names: Sequence[str], side_files: Sequence[SideFile]
+) -> None:
+    """Refuse to leave files in place with which a loader would mix the new weights up."""
+    foreign = [name for name in names if is_weights(name) and not _OURS.fullmatch(name)]
+    if CONFIG_NAME in names and all(side_file.name != CONFIG_NAME for side_file in side_files):
+        foreign.append(CONFIG_NAME)
+    if foreign:
+        shown = listed([quoted(name) for name in foreign])
+        raise OutputError(
+            f"the output {quoted(str(place.out))} holds {shown} of another model",
+            note="a loader could mix it up with what is to be written",
+            help="choose another output, or remove what is not needed",
+        )
+
+
+def _in_the_way(place: Destination, words: str, note: str | None = None) -> OutputError:
+    return OutputError(
+        f"the output {quoted(str(place.out))} {words}",
+        note=note,
+        help="choose another output, or add --overwrite to replace the model in it",
+    )
+
+
+def _size(count: int) -> str:
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"

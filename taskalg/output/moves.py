@@ -1,0 +1,84 @@
+"""The list of renames in an output's hidden folder: what a run that was killed had done so far.
+
+A move is done when its source is gone from the hidden folder. The last move completes the output;
+until then the targets of the others are no model, and the next run removes them. The list is
+removed before the sources are, so that no source can be missing for another reason.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskalg import files
+from taskalg.errors import CheckpointError, OutputError, quoted
+
+MOVES_NAME = "moves.json"
+LARGEST_LIST = 10_000_000  # bytes; a thousand shards take a tenth of a megabyte
+
+
+@dataclass(frozen=True)
+class Move:
+    """One rename to come."""
+
+    source: str  # its name in the hidden folder
+    target: str  # its path in the output, parts joined by "/"
+
+
+def write_moves(hidden: Path, moves: Sequence[Move]) -> None:
+    """Write the list, the decisive move last, once every source is complete."""
+    text = json.dumps([[move.source, move.target] for move in moves])
+    files.write_small(hidden / MOVES_NAME, text.encode())
+
+
+def read_moves(hidden: Path) -> list[Move]:
+    """Return the moves of an interrupted run, done or not.
+
+    Empty if there was none, if it had not begun to move, or if its output is complete.
+    """
+    if files.is_link(hidden) or not files.is_file(hidden / MOVES_NAME):
+        return []
+    try:
+        found = json.loads(files.read_small(hidden / MOVES_NAME, LARGEST_LIST))
+        moves = [Move(source, target) for source, target in found]
+        safe = all(_stays_inside(name) for move in moves for name in (move.source, move.target))
+    except (ValueError, TypeError, AttributeError, RecursionError, CheckpointError):
+        return []  # the run was killed while it wrote the list: nothing had been moved
+    waiting = files.list_folder(hidden)
+    return moves if safe and moves and moves[-1].source in waiting else []
+
+
+def done_targets(hidden: Path, moves: Sequence[Move]) -> list[str]:
+    """Return the targets of the moves that are done, the latest first."""
+    waiting = set(files.list_folder(hidden)) if moves else set()
+    return [move.target for move in reversed(moves) if move.source not in waiting]
+
+
+def names_left(hidden: Path) -> frozenset[str]:
+    """Return the names that an interrupted run left in the output's folder."""
+    moves = read_moves(hidden)
+    done = done_targets(hidden, moves)
+    folders = [move.target.split("/")[0] for move in moves if "/" in move.target]
+    return frozenset([hidden.name, *done, *folders])
+
+
+def remove_hidden(hidden: Path) -> None:
+    """Remove the hidden folder and the files in it, the list of moves first.
+
+    Raises:
+        OutputError: something cannot be removed, or the folder is a link to another one.
+    """
+    if files.is_link(hidden):
+        raise OutputError(
+            f"{quoted(str(hidden))} is a link, where taskalg keeps its temporary files",
+            help="remove the link",
+        )
+    names = files.list_folder(hidden)
+    for name in sorted(names, key=lambda name: name != MOVES_NAME):
+        files.remove(hidden / name)
+    files.remove_folder(hidden)
+
+
+def _stays_inside(name: str) -> bool:
+    parts = name.replace("\\", "/").split("/")
+    return all(part not in ("", ".", "..") for part in parts) and ":" not in name
