@@ -1,0 +1,152 @@
+"""The CPU engine: three tiers of ever slower arithmetic that give the same bytes.
+
+`prepare` turns exact coefficients into numbers for the kernels; the function it returns runs the
+fast tier over a block (kernels.py), the double-double tier over the sub-blocks that one left, and
+the integer tier over the elements that the second could not settle (NUMERICS.md §1). The second
+tier is compiled, or loaded, only when a block needs it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskalg.dtypes import BF16, F64, DType
+from taskalg.engines.base import Bytes, Evaluate, Tally, WeightedSumSpec
+from taskalg.engines.blocks import Inputs, Output
+from taskalg.engines.exact import settle
+from taskalg.engines.formats import BIAS, bias, decode_exponent, source, target
+from taskalg.engines.kernels import MOST_FUSED, SUB_BLOCK, Exactness, fused, mixed
+from taskalg.engines.tiers import Scaled, scale, tier_note
+
+# One call of the fast tier: addresses of inputs, of the output, elements, and room for the starts
+# of missed sub-blocks; how many were missed, and how many results overflowed.
+FastTier = Callable[[Sequence[int], int, int, NDArray[np.int64]], tuple[int, int]]
+
+_KINDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+_SAFE = 960  # |exponents| up to this leave room for sums and for the lowest bits in binary64
+
+
+class CpuEngine:
+    """Evaluates weighted sums with compiled kernels."""
+
+    name = "cpu"
+
+    def prepare(self, spec: WeightedSumSpec) -> Evaluate:
+        """Return a function that evaluates `spec` over a block, from any thread."""
+        scaled = scale(spec.coefficients)
+        fast = _fast_tier(spec, scaled)
+
+        def evaluate(inputs: Sequence[Bytes], output: Bytes) -> Tally:
+            count = output.size // spec.output.itemsize
+            missed = np.arange(0, count, SUB_BLOCK)
+            overflowed, misses = 0, len(missed)
+            if fast is not None:
+                addresses = [_address(block) for block in inputs]
+                misses, overflowed = fast(addresses, _address(output), count, missed)
+            tally = Tally(overflowed=overflowed)
+            if misses:
+                elements = missed[:misses, None] + np.arange(SUB_BLOCK)
+                chosen = elements[elements < count]
+                tally += settle(spec, scaled, inputs, output, chosen)
+            return tally
+
+        return evaluate
+
+
+def _address(block: Bytes) -> int:
+    address: int = block.__array_interface__["data"][0]
+    return address
+
+
+def _fast_tier(spec: WeightedSumSpec, scaled: Scaled) -> FastTier | None:
+    """Choose the kernel for a sum; None when the fast tier is impossible."""
+    if tier_note(spec).binades < 0:
+        return None
+    alike = len(set(spec.inputs)) == 1 and F64 not in (spec.inputs[0], spec.output)
+    if alike and len(spec.inputs) <= MOST_FUSED:
+        return _fused(spec, scaled)
+    return _mixed(spec, scaled)
+
+
+def _fused(spec: WeightedSumSpec, scaled: Scaled) -> FastTier:
+    dtype = spec.inputs[0]
+    kind, output_kind = _KINDS[dtype.itemsize], _KINDS[spec.output.itemsize]
+    exponent = scaled.exponent + decode_exponent(dtype)
+    weights = tuple(math.ldexp(factor, exponent) for factor in scaled.factors)
+    decoding, rounding = source(dtype), target(spec.output)
+    exactness = _exactness(spec, scaled, bias(dtype))
+
+    def run(
+        inputs: Sequence[int], output: int, count: int, missed: NDArray[np.int64]
+    ) -> tuple[int, int]:
+        return fused(
+            tuple(inputs),
+            kind,
+            weights,
+            decoding,
+            output,
+            output_kind,
+            rounding,
+            exactness,
+            count,
+            missed,
+        )
+
+    return run
+
+
+def _mixed(spec: WeightedSumSpec, scaled: Scaled) -> FastTier:
+    weights = np.array([math.ldexp(factor, scaled.exponent) for factor in scaled.factors])
+    exactness = _exactness(spec, scaled, BIAS)
+
+    def run(
+        inputs: Sequence[int], output: int, count: int, missed: NDArray[np.int64]
+    ) -> tuple[int, int]:
+        where = Output(output, spec.output.itemsize, target(spec.output))
+        return mixed(describe(inputs, spec.inputs), weights, where, exactness, count, missed)
+
+    return run
+
+
+def _exactness(spec: WeightedSumSpec, scaled: Scaled, zero: int) -> Exactness:
+    """Put the bounds of tiers.py into exponent fields; `zero` is the field of exponent 0."""
+    size = sum(map(abs, scaled.factors))
+    # below 2**(e + 1), elements give results of at most size * 2**(e + 1 + exponent) / divisor
+    room = spec.output.largest * scaled.divisor / (size * Fraction(2) ** scaled.exponent)
+    overflowing = floor_log2(room)
+    upper = scaled.exponent + size.bit_length()
+    return Exactness(
+        divisor=float(scaled.divisor),
+        binades=np.int64(tier_note(spec).binades),
+        lowest=np.int64(zero - _SAFE + max(0, -scaled.exponent)),
+        highest=np.int64(zero + _SAFE - max(0, upper)),
+        overflowing=np.int64(zero + overflowing),
+    )
+
+
+def floor_log2(value: Fraction) -> int:
+    """Return the largest e with `2**e <= value`, or one less."""
+    return value.numerator.bit_length() - value.denominator.bit_length() - 1
+
+
+def describe(addresses: Sequence[int], dtypes: Sequence[DType]) -> Inputs:
+    """Lay out inputs as the slower kernels want them."""
+    decodings = [source(BF16 if dtype == F64 else dtype) for dtype in dtypes]
+    scales = [2.0 ** decode_exponent(dtype) for dtype in dtypes]
+    limits = [_limit(dtype) for dtype in dtypes]
+    return Inputs(
+        addresses=np.array(addresses, np.int64),
+        itemsizes=np.array([dtype.itemsize for dtype in dtypes]),
+        shifts=np.array([decoding.shift for decoding in decodings]),
+        masks=np.array([decoding.mask for decoding in decodings]),
+        scales=np.array(scales),
+        limits=np.array(limits),
+    )
+
+
+def _limit(dtype: DType) -> float:
+    step = Fraction(2) ** (dtype.high - dtype.precision + 1)
+    return math.inf if dtype == F64 else float(dtype.largest + step)

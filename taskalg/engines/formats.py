@@ -1,0 +1,101 @@
+"""What the kernels need to know about a dtype, as plain numbers.
+
+A stored element becomes binary64 without a branch: its sign and magnitude are shifted to where a
+binary32 has them, so subnormals come out right, and one exact multiplication by a power of two
+mends the exponent. A result leaves binary64 by an addition: with `M` chosen so that the last bit of
+`|q| + M` is worth one step of the output, the sum's low bits are the rounded significand, ties to
+even, subnormals included. (Tables of 256 and 65536 entries were slower, hardware conversions do not
+exist for every type on every machine.)
+
+The tuples are NamedTuples because numba passes them to compiled code field by field.
+"""
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+
+from taskalg.dtypes import F64, DType
+
+BIAS = 1023  # of binary64's exponent field
+_BINARY32_BIAS = 127
+_PRECISION32 = 24
+
+
+class Source(NamedTuple):
+    """How stored elements of up to 32 bits are decoded and compared."""
+
+    shift: np.uint32  # moves the sign-extended pattern so that its fraction meets binary32's
+    mask: np.uint32  # clears the copies of the sign above the magnitude, and the bits below
+    fraction: np.uint64  # bits of fraction: p - 1
+    largest: np.uint64  # pattern of the largest finite magnitude
+
+
+class Target(NamedTuple):
+    """How binary64 is rounded to an output of up to 32 bits."""
+
+    low: np.uint64  # binary64's field for the exponent of the smallest normal
+    bump: np.uint64  # 53 - p: from an exponent to that of M
+    fraction: np.uint64  # p - 1
+    cap: np.uint64  # binary64 pattern of the magnitude that encodes as `infinity`
+    sign: np.uint64  # position of the sign bit
+    infinity: np.uint64  # the first pattern that is not finite; e4m3's NaN
+    negative: np.uint64  # the sign bit of a negative overflow: none in e4m3
+
+
+def source(dtype: DType) -> Source:
+    """Return the decoding of a dtype of up to 32 bits."""
+    fraction = dtype.precision - 1
+    shift = _PRECISION32 - dtype.precision
+    magnitude = (1 << (8 * dtype.itemsize - 1)) - 1
+    return Source(
+        np.uint32(shift),
+        np.uint32(magnitude << shift | 1 << 31),
+        np.uint64(fraction),
+        np.uint64(first_not_finite(dtype) - 1),
+    )
+
+
+def decode_exponent(dtype: DType) -> int:
+    """Return the power of two by which a decoded element is still too small."""
+    return 0 if dtype == F64 else _BINARY32_BIAS - bias(dtype)
+
+
+def bias(dtype: DType) -> int:
+    """Return the exponent bias: the field of 1.0."""
+    return 1 - dtype.low
+
+
+def first_not_finite(dtype: DType) -> int:
+    """Return the magnitude pattern that follows the largest finite one."""
+    field = dtype.high + bias(dtype)
+    last = (field + 1 << dtype.precision - 1) - 1
+    return last + 1 if dtype.has_inf else last
+
+
+def quiet_nan(dtype: DType) -> int:
+    """Return the one pattern every computed NaN has."""
+    if not dtype.has_inf:
+        return first_not_finite(dtype)
+    return first_not_finite(dtype) | 1 << (dtype.precision - 2)
+
+
+def target(dtype: DType) -> Target:
+    """Return the rounding to a dtype of up to 32 bits."""
+    step = 2.0 ** (dtype.high - dtype.precision + 1)
+    cap = float(dtype.largest) + step
+    sign = 8 * dtype.itemsize - 1
+    return Target(
+        np.uint64(BIAS + dtype.low),
+        np.uint64(53 - dtype.precision),
+        np.uint64(dtype.precision - 1),
+        np.uint64(pattern64(cap)),
+        np.uint64(sign),
+        np.uint64(first_not_finite(dtype)),
+        np.uint64(dtype.has_inf << sign),
+    )
+
+
+def pattern64(value: float) -> int:
+    """Return the bits of a binary64 number."""
+    return int(struct.unpack("<Q", struct.pack("<d", value))[0])

@@ -1,0 +1,118 @@
+"""Single machine instructions that numba's Python cannot spell.
+
+Each function here is one or two LLVM instructions with fixed types. numba's own integer rules widen
+every operand to 64 bits, which halves or quarters the number of elements a vector holds, and it has
+neither bit casts between scalars nor a fused multiply-add. Blocks are reached through addresses, so
+that a read-only array or an odd alignment does not compile a kernel again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_F32, _F64 = ir.FloatType(), ir.DoubleType()
+
+Emit = Callable[[Any, Any], Any]  # (IR builder, argument values) -> value
+
+
+def _native(function: Callable[..., Any]) -> Any:
+    return intrinsic(function)
+
+
+def _instruction(result: Any, parameters: tuple[Any, ...], emit: Emit) -> Any:
+    """Give numba what it wants of an intrinsic: a signature and a code generator."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return emit(builder, arguments)
+
+    return result(*parameters), generate
+
+
+@_native
+def load(typing: Any, address: Any, index: Any, kind: Any) -> Any:
+    """Read element `index` of the array of NumPy scalar type `kind` that starts at `address`."""
+    element = kind.dtype
+
+    def emit(builder: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], _ir_type(element).as_pointer())
+        slot = builder.gep(pointer, [arguments[1]])
+        return builder.load(slot, align=element.bitwidth // 8)
+
+    return _instruction(element, (types.int64, types.int64, kind), emit)
+
+
+@_native
+def store(typing: Any, address: Any, index: Any, kind: Any, value: Any) -> Any:
+    """Write the low bits of a 64-bit integer as element `index` of an array of `kind`."""
+    element = kind.dtype
+
+    def emit(builder: Any, arguments: Any) -> Any:
+        kind_ir = _ir_type(element)
+        pointer = builder.inttoptr(arguments[0], kind_ir.as_pointer())
+        bits = arguments[3]
+        narrow = bits if element.bitwidth == 64 else builder.trunc(bits, kind_ir)
+        slot = builder.gep(pointer, [arguments[1]])
+        builder.store(narrow, slot, align=element.bitwidth // 8)
+        return ir.Constant(_I64, 0)
+
+    return _instruction(types.int64, (types.int64, types.int64, kind, types.uint64), emit)
+
+
+def _ir_type(element: Any) -> Any:
+    return ir.IntType(element.bitwidth)
+
+
+@_native
+def widen(typing: Any, pattern: Any, shift: Any, mask: Any) -> Any:
+    """Decode a pattern of up to 32 bits to binary64, short of a power of two (formats.py)."""
+
+    def emit(builder: Any, arguments: Any) -> Any:
+        bits, shift, mask = arguments
+        extended = bits if pattern.bitwidth == 32 else builder.sext(bits, _I32)
+        placed = builder.and_(builder.shl(extended, shift), mask)
+        return builder.fpext(builder.bitcast(placed, _F32), _F64)
+
+    return _instruction(types.float64, (pattern, types.uint32, types.uint32), emit)
+
+
+@_native
+def magnitude(typing: Any, pattern: Any) -> Any:
+    """Clear the sign bit, without widening."""
+
+    def emit(builder: Any, arguments: Any) -> Any:
+        largest = (1 << pattern.bitwidth - 1) - 1
+        return builder.and_(arguments[0], ir.Constant(_ir_type(pattern), largest))
+
+    return _instruction(pattern, (pattern,), emit)
+
+
+@_native
+def less_one(typing: Any, pattern: Any) -> Any:
+    """Subtract one, without widening: zero becomes the largest pattern."""
+
+    def emit(builder: Any, arguments: Any) -> Any:
+        return builder.sub(arguments[0], ir.Constant(_ir_type(pattern), 1))
+
+    return _instruction(pattern, (pattern,), emit)
+
+
+@_native
+def bits(typing: Any, value: Any) -> Any:
+    """Return the pattern of a binary64 number."""
+    return _instruction(types.uint64, (types.float64,), lambda b, a: b.bitcast(a[0], _I64))
+
+
+@_native
+def number(typing: Any, pattern: Any) -> Any:
+    """Return the binary64 number of a pattern."""
+    return _instruction(types.float64, (types.uint64,), lambda b, a: b.bitcast(a[0], _F64))
+
+
+@_native
+def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """Return `x * y + z`, rounded once."""
+    return _instruction(types.float64, (types.float64,) * 3, lambda b, a: b.fma(*a))
