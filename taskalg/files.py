@@ -13,14 +13,10 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from taskalg import system
 from taskalg.errors import CheckpointError, OutputError, TaskalgError, quoted
-from taskalg.system import AnyPath
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from taskalg.system import AnyPath, Buffer
 
 COPY_BLOCK = 8 << 20  # bytes held while a copy goes through memory
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -116,7 +112,7 @@ def close(fd: int) -> None:
         system.primitives.close(fd)
 
 
-def read_into(fd: int, buffers: "Sequence[Buffer]", offset: int) -> None:
+def read_into(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
     """Fill all buffers, one after the other, from `offset` on.
 
     Raises:
@@ -158,7 +154,7 @@ def read_small(path: AnyPath, limit: int) -> bytes:
 
 
 def copy_range(source: int, start: int, target: int, to: int, count: int) -> None:
-    """Copy `count` bytes from `start` in one open file to `to` in another, without reading them.
+    """Copy `count` bytes from `start` in one open file to `to` in another, in the kernel if it can.
 
     Raises:
         CheckpointError: the source ends first, or cannot be read.
@@ -197,7 +193,7 @@ def create_output(path: AnyPath, size: int) -> int:
     return fd
 
 
-def write_at(fd: int, buffer: "Buffer", offset: int) -> None:
+def write_at(fd: int, buffer: Buffer, offset: int) -> None:
     """Write the whole buffer at `offset`."""
     view = system.flat(buffer)
     with _writing("write", fd):
