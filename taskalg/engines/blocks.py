@@ -13,6 +13,9 @@ from taskalg.engines.cache import inlined
 from taskalg.engines.formats import Target
 from taskalg.engines.instructions import bits, load, magnitude, number, store, widen
 
+# Elements: measured best of 256 … 4096 on Zen 4; eight bf16 inputs of it fill half a level-1 cache.
+SUB_BLOCK = 1024
+
 _SIGN_CLEARED = np.uint64(2**63 - 1)
 _SIGN = np.uint64(63)
 _FRACTION = np.uint64(52)

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from taskalg.dtypes import BF16, F64, DType
 from taskalg.engines.base import Bytes, Evaluate, Tally, WeightedSumSpec
-from taskalg.engines.blocks import Inputs, Output
+from taskalg.engines.blocks import SUB_BLOCK, Inputs, Output
+from taskalg.engines.double_double import double_double
 from taskalg.engines.exact import settle
 from taskalg.engines.formats import BIAS, bias, decode_exponent, source, target
-from taskalg.engines.kernels import MOST_FUSED, SUB_BLOCK, Exactness, fused, mixed
+from taskalg.engines.kernels import MOST_FUSED, Exactness, fused, mixed
 from taskalg.engines.tiers import Scaled, scale, tier_note
+from taskalg.engines.weights import double_double_weights, floor_log2
 
 # One call of the fast tier: addresses of inputs, of the output, elements, and room for the starts
 # of missed sub-blocks; how many were missed, and how many results overflowed.
@@ -27,6 +29,10 @@ FastTier = Callable[[Sequence[int], int, int, NDArray[np.int64]], tuple[int, int
 
 _KINDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 _SAFE = 960  # |exponents| up to this leave room for sums and for the lowest bits in binary64
+
+
+# The other tiers: inputs, output and the starts of the sub-blocks to evaluate.
+SlowTiers = Callable[[Sequence[Bytes], Bytes, NDArray[np.int64]], Tally]
 
 
 class CpuEngine:
@@ -37,7 +43,7 @@ class CpuEngine:
     def prepare(self, spec: WeightedSumSpec) -> Evaluate:
         """Return a function that evaluates `spec` over a block, from any thread."""
         scaled = scale(spec.coefficients)
-        fast = _fast_tier(spec, scaled)
+        fast, slow = _fast_tier(spec, scaled), slow_tiers(spec, scaled)
 
         def evaluate(inputs: Sequence[Bytes], output: Bytes) -> Tally:
             count = output.size // spec.output.itemsize
@@ -48,9 +54,7 @@ class CpuEngine:
                 misses, overflowed = fast(addresses, _address(output), count, missed)
             tally = Tally(overflowed=overflowed)
             if misses:
-                elements = missed[:misses, None] + np.arange(SUB_BLOCK)
-                chosen = elements[elements < count]
-                tally += settle(spec, scaled, inputs, output, chosen)
+                tally += slow(inputs, output, missed[:misses])
             return tally
 
         return evaluate
@@ -111,6 +115,25 @@ def _mixed(spec: WeightedSumSpec, scaled: Scaled) -> FastTier:
     return run
 
 
+def slow_tiers(spec: WeightedSumSpec, scaled: Scaled) -> SlowTiers:
+    """Return the double-double tier, and the integer tier for what that flags."""
+    weights, divisor = double_double_weights(scaled)
+
+    def run(inputs: Sequence[Bytes], output: Bytes, starts: NDArray[np.int64]) -> Tally:
+        count = output.size // spec.output.itemsize
+        flagged = np.empty(min(count, len(starts) * SUB_BLOCK), np.int64)
+        sources = describe([_address(block) for block in inputs], spec.inputs)
+        where = Output(_address(output), spec.output.itemsize, target(spec.output))
+        flags, overflowed = double_double(sources, weights, divisor, where, starts, count, flagged)
+        elements = int(np.minimum(count - starts, SUB_BLOCK).sum())
+        tally = Tally(overflowed=overflowed, tier2=elements - flags)
+        if flags:
+            tally += settle(spec, scaled, inputs, output, flagged[:flags])
+        return tally
+
+    return run
+
+
 def _exactness(spec: WeightedSumSpec, scaled: Scaled, zero: int) -> Exactness:
     """Put the bounds of tiers.py into exponent fields; `zero` is the field of exponent 0."""
     size = sum(map(abs, scaled.factors))
@@ -125,11 +148,6 @@ def _exactness(spec: WeightedSumSpec, scaled: Scaled, zero: int) -> Exactness:
         highest=np.int64(zero + _SAFE - max(0, upper)),
         overflowing=np.int64(zero + overflowing),
     )
-
-
-def floor_log2(value: Fraction) -> int:
-    """Return the largest e with `2**e <= value`, or one less."""
-    return value.numerator.bit_length() - value.denominator.bit_length() - 1
 
 
 def describe(addresses: Sequence[int], dtypes: Sequence[DType]) -> Inputs:

@@ -1,0 +1,65 @@
+"""Exact coefficients as the binary64 numbers each tier works with.
+
+The fast tier's are exact or there are none. The double-double tier's have two parts, and a bound on
+what those miss: nothing below 106 bits. Factors and divisor share a power of two, so that the
+divisor lies in [1, 2) and a factor is as large as its coefficient.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+
+from taskalg.engines.double_double import Divisor, Weights
+from taskalg.engines.formats import BIAS, pattern64
+from taskalg.engines.tiers import Scaled
+
+# Exponents: coefficients beyond are left to the doubt, or to the integer tier; products beyond are
+# flagged. Together they keep the lowest bit of every product above 2**-1074, where binary64 ends.
+_EXTREME_FACTOR, _EXTREME_PRODUCT = 600, 800
+
+
+def double_double_weights(scaled: Scaled) -> tuple[Weights, Divisor]:
+    """Return factors and divisor of a weighted sum for the double-double tier."""
+    halvings = scaled.divisor.bit_length() - 1
+    power = Fraction(2) ** (scaled.exponent - halvings)
+    rows = [_factor(factor * power) for factor in scaled.factors]
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    high, low, doubt, smallest, largest = columns
+    patterns = (column.astype(np.uint64) for column in (smallest, largest))
+    divisor = _two_parts(Fraction(scaled.divisor, 2**halvings))
+    return Weights(high, low, doubt, *patterns), Divisor(*divisor)
+
+
+def _two_parts(value: Fraction) -> tuple[float, float, float]:
+    """Return the nearest sum of two binary64 numbers, and a bound on its error."""
+    high = float(value)
+    low = float(value - Fraction(high))
+    error = abs(value - Fraction(high) - Fraction(low))
+    if error == 0:
+        return high, low, 0.0
+    # never so small that its product with an element could vanish, and with it the doubt
+    return high, low, max(float(error) * (1 + 2.0**-40), abs(high) * 2.0**-160)
+
+
+def _factor(value: Fraction) -> tuple[float, float, float, int, int]:
+    """Return high, low, doubt, and the patterns between which elements are safe."""
+    sign = -1.0 if value < 0 else 1.0
+    exponent = floor_log2(abs(value))
+    if exponent > _EXTREME_FACTOR:
+        return sign, 0.0, 0.0, 1, 1  # every element but zero is flagged
+    if exponent < -_EXTREME_FACTOR:
+        doubt = 2.0 ** (2 - _EXTREME_FACTOR)
+        return sign * 0.0, 0.0, doubt, *_between(-300, _EXTREME_PRODUCT)
+    safe = _between(-_EXTREME_PRODUCT - exponent, _EXTREME_PRODUCT - exponent)
+    return *_two_parts(value), *safe
+
+
+def _between(lowest: int, highest: int) -> tuple[int, int]:
+    """Return the patterns of two powers of two, or of the nearest that are safe."""
+    limit = BIAS - 23  # a margin to binary64's own ends
+    return pattern64(2.0 ** max(lowest, -limit)), pattern64(2.0 ** min(highest, limit))
+
+
+def floor_log2(value: Fraction) -> int:
+    """Return the largest e with `2**e <= value`, or one less."""
+    return value.numerator.bit_length() - value.denominator.bit_length() - 1
