@@ -53,7 +53,9 @@ def _refuse_absent(path: str) -> None:
         files.fingerprint(path)  # a broken link or a loop: the system says which
     folder = Path(path).parent
     siblings = files.list_folder(folder) if files.is_folder(folder) else []
-    near = difflib.get_close_matches(Path(path).name, siblings, n=3, cutoff=0.6)
+    spellings = {Path(name).stem: name for name in siblings} | {name: name for name in siblings}
+    found = difflib.get_close_matches(Path(path).name, list(spellings), n=3, cutoff=0.6)
+    near = dict.fromkeys(spellings[spelling] for spelling in found)
     if not near and not (folder != Path() and siblings):
         refuse_remote(path)
     places = [quoted(str(folder / name)) for name in near]
