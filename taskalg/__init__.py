@@ -1,1 +1,45 @@
 """Task arithmetic over model checkpoints, written as expressions."""
+
+from taskalg.algebra.kinds import Kind
+from taskalg.api import analogy, checkpoint, compile, lerp, mean, ramp, task
+from taskalg.errors import (
+    CheckpointError,
+    ExpressionError,
+    KindError,
+    MismatchError,
+    OutputError,
+    OverflowingError,
+    TaskalgError,
+    UnknownNameError,
+    UsageError,
+)
+from taskalg.recipe import Recipe
+from taskalg.report import Report
+from taskalg.selection import exclude
+from taskalg.stream import Progress
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "ExpressionError",
+    "Kind",
+    "KindError",
+    "MismatchError",
+    "OutputError",
+    "OverflowingError",
+    "Progress",
+    "Recipe",
+    "Report",
+    "TaskalgError",
+    "UnknownNameError",
+    "UsageError",
+    "analogy",
+    "checkpoint",
+    "compile",
+    "exclude",
+    "lerp",
+    "mean",
+    "ramp",
+    "task",
+]

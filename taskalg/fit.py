@@ -5,7 +5,8 @@ not zero. Integer and boolean tensors are the donor's, so the others may lack th
 """
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from taskalg.algebra.selectors import Glob, Item, Place, layer_of, places
@@ -168,14 +169,28 @@ def check_items(
             raise _selects_nothing(item, items.get(item), names)
 
 
+def _near(pattern: str, names: Sequence[str]) -> list[str]:
+    """Return names that nearly match: one for each component that is spelled almost the same."""
+    examples: dict[str, str] = {}
+    for name in names:
+        for component in name.split("."):
+            examples.setdefault(component, name)
+    words = [word for word in re.split(r"[*?\[\].!]+", pattern) if word]
+    near = [w for word in words for w in difflib.get_close_matches(word, examples, n=2)]
+    return list(dict.fromkeys(examples[word] for word in near))[:3]
+
+
 def _selects_nothing(
     item: Item, span: Span | None, names: Mapping[str, Place | None]
 ) -> ExpressionError:
     if isinstance(item, Glob):
-        near = difflib.get_close_matches(item.pattern, list(names)[:2000], n=3, cutoff=0.3)
-        help = f'the pattern is matched with the whole name: "*{item.pattern.strip("*")}*"'
-        note = f"the nearest names are {listed([quoted(n) for n in near])}" if near else None
-        return ExpressionError(f"pattern {item} matches no tensor", span, note=note, help=help)
+        near = _near(item.pattern, list(names))
+        return ExpressionError(
+            f"pattern {item} matches no tensor",
+            span,
+            note=f"the nearest names are {listed([quoted(n) for n in near])}" if near else None,
+            help="a pattern is matched with the whole name; * stands for any characters",
+        )
     stacks: dict[str, Place] = {}
     for name, place in names.items():
         found = layer_of(name)

@@ -114,7 +114,7 @@ def _help(total: Resolved, value: Fraction | None) -> str:
                 f'{name} is already a task vector; drop "- base", or bind it with --model {name}=…'
             )
     if base is not None and value > 1:
-        name = _model_beside(total, base)
+        name = _model_beside(total, base, value)
         if name is not None:
             return (
                 f"if {name} is a fine-tuned model, bind it with --task {name}=..., "
@@ -128,10 +128,10 @@ def _bracketed(value: Fraction) -> str:
     return text if text.replace(".", "").isdigit() else f"({text})"
 
 
-def _model_beside(total: Resolved, base: Operand) -> str | None:
+def _model_beside(total: Resolved, base: Operand, value: Fraction) -> str | None:
     """Return a model that was added to the base as if it were a task vector."""
     for operand, part in total.terms:
         plain = not operand.is_task and not operand.is_task_vector and operand is not base
-        if plain and operand.name is not None and (part.constant or 0) > 0:
+        if plain and operand.name is not None and part.constant == value - 1:
             return operand.name
     return None

@@ -92,17 +92,14 @@ def _monomial_key(monomial: Monomial) -> tuple[int, int, str]:
 
 
 def coefficient_text(coefficient: Coefficient) -> str:
-    """Print a coefficient alone, as the plan's table shows it: `1.1`, `ramp(0, 1)`, `0.4*1[…]`."""
-    if coefficient.constant is not None:
-        return decimal_text(coefficient.constant)
-    texts = []
+    """Print a coefficient alone, as the plan's table shows it: `1.1`, `1 - ramp(0, 1)[0:4]`."""
     parts = sorted(coefficient.parts.items(), key=lambda item: _monomial_key(item[0]))
+    texts = []
     for monomial, part in parts:
-        if monomial.selectors:
-            texts.append(_monomial_text(decimal_text(part), monomial))
-        else:
-            ramps = "*".join(map(str, monomial.ramps))
-            texts.append(_times(decimal_text(part), ramps) if ramps else decimal_text(part))
+        ramps = "*".join(map(str, monomial.ramps))
+        chosen = "".join(sorted(map(str, monomial.selectors)))
+        number = decimal_text(part)
+        texts.append(_times(number, ramps + chosen) if ramps else number + chosen)
     return join_terms(texts)
 
 

@@ -84,11 +84,14 @@ def _accumulate_low(block: NDArray[np.float64], weight: float, sums: Sums) -> No
 
 
 @inlined
-def _normalize(sums: Sums, index: int) -> Any:
-    """Make the parts of a sum disjoint; return it rounded, a zero with its right sign."""
-    first, second = sums.high[index], sums.low[index]
-    sums.high[index], sums.low[index] = two_sum(first, second)
-    return first if (first == 0.0) & (second == 0.0) else sums.high[index]
+def _normalize(sums: Sums, results: NDArray[np.float64]) -> None:
+    """Make the two parts of each sum disjoint; results are the sums, rounded."""
+    for index in range(len(results)):
+        first, second = sums.high[index], sums.low[index]
+        high, low = two_sum(first, second)
+        sums.high[index], sums.low[index] = high, low
+        # a zero from zeros alone keeps its sign
+        results[index] = first if (first == 0.0) & (second == 0.0) else high
 
 
 @inlined
@@ -101,20 +104,16 @@ def _turning_point(quotient: float, target: Target) -> Any:
 
 
 @inlined
-def _divide(sums: Sums, divisor: Divisor, target: Target, results: Any, close: Any) -> int:
-    """Fill in quotients; mark those too close to a turning point, and count them."""
-    found = 0
+def _divide(sums: Sums, divisor: Divisor, target: Target, results: Any, close: Any) -> None:
+    """Turn sums into quotients, and mark those too close to a turning point."""
     for index in range(len(results)):
-        quotient = _normalize(sums, index) / divisor.high
-        doubt = sums.doubt[index]
+        quotient = results[index] / divisor.high
         results[index] = quotient
-        size = abs(quotient)
+        doubt, size = sums.doubt[index], abs(quotient)
         margin = size * (_QUOTIENT_ERROR + divisor.doubt) + 2.0 * doubt
         distance = abs(size - _turning_point(quotient, target))
-        sure = (distance > margin) | ((quotient == 0.0) & (doubt == 0.0))
-        close[index] = not sure  # NaN is never sure
-        found += not sure
-    return found
+        exact_zero = (quotient == 0.0) & (doubt == 0.0)
+        close[index] = not ((distance > margin) | exact_zero)  # NaN is always close
 
 
 @inlined
@@ -152,32 +151,36 @@ def _half_step(quotient: float, left: float) -> Any:
 
 
 @inlined
-def _divide_wide(sums: Sums, divisor: Divisor, results: Any, close: Any, halves: Any) -> int:
-    """Do what `_divide` does for a binary64 output, whose turning points no binary64 holds."""
-    found = 0
+def _divide_wide(sums: Sums, divisor: Divisor, results: Any, lefts: Any) -> None:
+    """Turn sums into binary64 quotients, and what those lost."""
     for index in range(len(results)):
-        first = _normalize(sums, index) / divisor.high
+        first = results[index] / divisor.high
         product, rest = two_product(first, divisor.high)
         remainder = (sums.low[index] - rest) - first * divisor.low
         correction = ((sums.high[index] - product) + remainder) / divisor.high
         corrected, left = two_sum(first, correction)
-        quotient = first if correction == 0.0 else corrected  # the sign of a zero stays
-        half = _half_step(quotient, left)
-        size, doubt = abs(quotient), sums.doubt[index]
+        lefts[index] = left
+        results[index] = first if correction == 0.0 else corrected  # the sign of a zero stays
+
+
+@inlined
+def _mark_wide(doubts: Any, divisor: Divisor, results: Any, lefts: Any, close: Any) -> None:
+    """Mark quotients that lie too close to the middle of two binary64 numbers."""
+    for index in range(len(results)):
+        quotient, left, doubt = results[index], lefts[index], doubts[index]
+        size = abs(quotient)
         margin = size * (_CORRECTED_ERROR + divisor.doubt) + 2.0 * doubt
-        sure = (abs(left - half) > margin) & (size >= _SMALLEST) & (size < _LARGEST)
-        sure = sure | ((quotient == 0.0) & (doubt == 0.0))
-        results[index], halves[index], close[index] = quotient, half, not sure
-        found += not sure
-    return found
+        distance = abs(left - _half_step(quotient, left))
+        sure = (distance > margin) & (size >= _SMALLEST) & (size < _LARGEST)
+        close[index] = not (sure | ((quotient == 0.0) & (doubt == 0.0)))
 
 
 @inlined
 def _settle_wide(
-    sums: Sums, index: int, divisor: Divisor, half: float, results: Any, parts: Any
+    sums: Sums, index: int, divisor: Divisor, left: float, results: Any, parts: Any
 ) -> bool:
     quotient = results[index]
-    size = abs(quotient)
+    size, half = abs(quotient), _half_step(quotient, left)
     doubt = 2.0 * sums.doubt[index] + size * divisor.doubt
     if not (doubt < _LARGEST and _SMALLEST <= size < _LARGEST):
         return False
@@ -238,17 +241,19 @@ def double_double(
     for start in starts:
         size = min(SUB_BLOCK, count - start)
         sums = Sums(space[0, :size], space[1, :size], space[2, :size])
-        results, halves, close = space[3, :size], space[4, :size], marks[:size]
+        results, lefts, close = space[3, :size], space[4, :size], marks[:size]
         _sum_up(inputs, weights, start, space[5, :size], sums)
+        _normalize(sums, results)
         if wide:
-            found = _divide_wide(sums, divisor, results, close, halves)
+            _divide_wide(sums, divisor, results, lefts)
+            _mark_wide(sums.doubt, divisor, results, lefts, close)
         else:
-            found = _divide(sums, divisor, output.target, results, close)
-        for index in range(size if found else 0):
+            _divide(sums, divisor, output.target, results, close)
+        for index in range(size):
             if not close[index]:
                 continue
             if wide:
-                settled = _settle_wide(sums, index, divisor, halves[index], results, parts)
+                settled = _settle_wide(sums, index, divisor, lefts[index], results, parts)
             else:
                 settled = _settle(sums, index, divisor, output.target, results, parts)
             if not settled:

@@ -14,7 +14,6 @@ from taskalg.engines.cache import inlined
 from taskalg.engines.instructions import fma
 
 UNSURE = 2  # what `compare` returns when the doubt is larger than the difference
-_ROUNDING = 2.0**-49  # of the sum of eight parts, relative to the sum of their magnitudes
 
 
 @inlined
@@ -37,28 +36,33 @@ def compare(parts: NDArray[Any], count: int, doubt: float) -> int:
     """Return the sign of the exact sum of `count` parts, or UNSURE.
 
     Args:
-        parts: numbers whose exact sum is asked for; overwritten. The first two should cancel most.
+        parts: numbers whose exact sum is asked for; overwritten. The first two cancel exactly: they
+            are within a factor of two of each other, with opposite signs.
         count: how many there are.
         doubt: how far the sum that is meant may be from the sum of the parts.
     """
-    total, size = parts[0], abs(parts[0])
-    for index in range(1, count):
-        total += parts[index]
-        size += abs(parts[index])
-    if abs(total) > 2.0 * doubt + size * _ROUNDING:
-        return 1 if total > 0.0 else -1
-    return UNSURE if doubt > 0.0 else _exact_sign(parts, count)
+    total, lost = parts[0] + parts[1], 0.0
+    for index in range(2, count):
+        total, rest = two_sum(total, parts[index])
+        lost += abs(rest)
+    margin = 2.0 * (doubt + lost)
+    if abs(total) <= margin and lost > 0.0:
+        total, margin = _exact_sum(parts, count), 2.0 * doubt
+    if abs(total) <= margin and margin > 0.0:
+        return UNSURE
+    return int(total > 0.0) - int(total < 0.0)
 
 
 @inlined
-def _exact_sign(parts: NDArray[Any], count: int) -> int:
+def _exact_sum(parts: NDArray[Any], count: int) -> float:
+    """Add without a loss until the end: the sign is right, and zero means zero."""
     # parts[:index] is an expansion, smallest first; each step adds one number to it (grow)
     for index in range(1, count):
         carry = parts[index]
         for lower in range(index):
             carry, parts[lower] = two_sum(carry, parts[lower])
         parts[index] = carry
-    for index in range(count - 1, -1, -1):
-        if parts[index] != 0.0:
-            return 1 if parts[index] > 0.0 else -1
-    return 0
+    total = 0.0
+    for index in range(count):
+        total += parts[index]
+    return total

@@ -25,7 +25,9 @@ from taskalg.language.nodes import (
 )
 from taskalg.language.parser import parse
 
-Read = Callable[[String], Source | None]  # the source a `use` means; None when it was read before
+# What a `use` means, given the files that are being used now: a source, or None when it was read
+# before and has been used up.
+Read = Callable[[String, tuple[Source, ...]], Source | None]
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _used(statement: Use, read: Read | None, above: tuple[Span, ...]) -> list[Bi
         raise ExpressionError("'use' needs a file to start from", statement.span)
     if len(above) >= MAX_NESTING:
         raise ExpressionError(f"files use one another more than {MAX_NESTING} deep", statement.span)
-    source = read(statement.path)
+    source = read(statement.path, (*(span.source for span in above), statement.span.source))
     if source is None:
         return []
     used = parse(source)

@@ -1,0 +1,161 @@
+"""The public door: text, files and Python numbers become recipes.
+
+Three ways in, one value out: `compile` for text, `checkpoint` and `task` for Python's operators.
+"""
+
+import os
+from collections.abc import Mapping
+
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.operators import FUNCTIONS
+from taskalg.algebra.weighted_sum import Reference, Sort, WeightedSum
+from taskalg.compiler import (
+    Bindings,
+    bind,
+    checked_name,
+    compile_text,
+    default_name,
+    read_recipe,
+)
+from taskalg.errors import Source, UsageError
+from taskalg.recipe import AnyPath, Recipe
+from taskalg.scalars import Number, to_fraction
+
+
+def compile(
+    source: str | os.PathLike[str],
+    *,
+    base: AnyPath | None = None,
+    tasks: Mapping[str, AnyPath | None] | None = None,
+    models: Mapping[str, AnyPath | None] | None = None,
+    set: Mapping[str, Number] | None = None,
+) -> Recipe:
+    """Compile an expression or a recipe.
+
+    Args:
+        source: text; or a `Path`, which is read.
+        base: path of the checkpoint called `base`.
+        tasks: paths by name; their task vectors are taken against `base`.
+        models: paths by name. A path of None declares the name without a file.
+        set: scalars by name; exact, a float is the shortest decimal it prints as.
+
+    Raises:
+        ExpressionError: something is wrong in the text; the span says where.
+        UsageError: something is wrong with a binding.
+    """
+    scalars = {name: Coefficient(to_fraction(value)) for name, value in (set or {}).items()}
+    bindings = bind(_path(base), _paths(tasks), _paths(models), scalars)
+    if isinstance(source, str):
+        return build(Source("<expr>", source.removeprefix("\ufeff")), None, bindings)
+    return build(None, read_recipe(source), bindings)
+
+
+def build(
+    expression: Source | None, recipe: Source | None, bindings: Bindings, *, free: bool = False
+) -> Recipe:
+    """Compile an expression, a recipe, or an expression in a recipe's names.
+
+    Args:
+        expression: replaces the recipe's own.
+        recipe: a recipe file's text.
+        bindings: names bound from outside.
+        free: whether unknown names stand for checkpoints that nobody declared.
+
+    Raises:
+        ExpressionError: something is wrong in a text.
+        UsageError: there is no expression, or a scalar was set that nothing uses.
+    """
+    compiled = compile_text(expression, recipe, bindings, free=free)
+    values = compiled.environment.values
+    base = values.get("base")
+    if base is None and any(_undeclared_task(value) for value in values.values()):
+        base = WeightedSum({Reference(None, "checkpoint", "base"): Coefficient(1)})
+    return Recipe(
+        compiled.value,
+        base=base,
+        items=compiled.environment.items,
+        expression=compiled.expression,
+    )
+
+
+def checkpoint(path: AnyPath, *, name: str | None = None) -> Recipe:
+    """Mention a checkpoint: a model, or a task vector when the file is one.
+
+    Args:
+        path: a safetensors file or a Hugging Face folder.
+        name: what messages and plans call it; by default the path's last part.
+
+    Raises:
+        CheckpointError: it cannot be opened.
+    """
+    return _mention(path, "checkpoint", name, None)
+
+
+def task(path: AnyPath, base: Recipe, *, name: str | None = None) -> Recipe:
+    """Mention a task vector: the checkpoint minus `base`, or the file itself when it is a vector.
+
+    Args:
+        path: a fine-tuned checkpoint, or a saved task vector.
+        base: what it was fine-tuned from.
+        name: what messages and plans call it; by default the path's last part.
+
+    Raises:
+        CheckpointError: it cannot be opened.
+    """
+    return _mention(path, "task", name, base)
+
+
+def _mention(path: AnyPath, sort: Sort, name: str | None, base: Recipe | None) -> Recipe:
+    called = checked_name(name if name is not None else default_name(path))
+    against = None if base is None else base.value
+    if isinstance(against, Coefficient):
+        raise UsageError("a base is a checkpoint, not a scalar")
+    reference = Reference(os.fspath(path), sort, called, against)
+    opened = {} if base is None else dict(base.opened)
+    recipe = Recipe(WeightedSum({reference: Coefficient(1)}), opened=opened)
+    recipe.open(reference)
+    return recipe
+
+
+def lerp(a: Recipe, b: Recipe, t: Recipe | Number) -> Recipe:
+    """Move from a (t = 0) to b (t = 1)."""
+    return _call("lerp", a, b, t)
+
+
+def mean(*recipes: Recipe) -> Recipe:
+    """Average recipes."""
+    return _call("mean", *recipes)
+
+
+def analogy(a: Recipe, b: Recipe, c: Recipe) -> Recipe:
+    """Return c + (b - a): a is to b as c is to the result."""
+    return _call("analogy", a, b, c)
+
+
+def ramp(*values: Number) -> Recipe:
+    """Return a scalar that goes with depth from the first value to the last."""
+    return _call("ramp", *values)
+
+
+def _call(name: str, *arguments: Recipe | Number) -> Recipe:
+    operator = FUNCTIONS[name]
+    if len(arguments) < len(operator.parameters):
+        raise UsageError(f"{name} needs more arguments", help=f"write {operator.usage}")
+    assert operator.rule is not None
+    recipes = [a if isinstance(a, Recipe) else Recipe.of_number(a) for a in arguments]
+    return Recipe.combining(operator.rule, recipes)
+
+
+def _undeclared_task(value: object) -> bool:
+    """Tell whether a value is a task that was declared without a file."""
+    if not isinstance(value, WeightedSum):
+        return False
+    return any(r.sort == "task" and r.path is None for r in value.terms)
+
+
+def _path(path: AnyPath | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def _paths(paths: Mapping[str, AnyPath | None] | None) -> dict[str, str | None]:
+    return {name: _path(path) for name, path in (paths or {}).items()}

@@ -1,0 +1,229 @@
+"""Text and bindings to a value: parse, link, simplify, in one place for every door.
+
+The one place that finds files by what a recipe says about them.
+"""
+
+import os
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from taskalg import files
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.operators import BUILTINS
+from taskalg.algebra.simplify import Environment, simplify
+from taskalg.algebra.weighted_sum import Reference, Sort, Value, WeightedSum
+from taskalg.errors import CheckpointError, ExpressionError, Source, UsageError, quoted
+from taskalg.language.nodes import Definition, Name, Node, Recipe, String, children
+from taskalg.language.parser import parse, parse_expression
+from taskalg.language.recipe import Program, link
+
+LARGEST_RECIPE = 50_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class Bindings:
+    """Names bound from outside: the command line's, or `compile`'s arguments."""
+
+    values: Mapping[str, Value] = field(default_factory=dict)
+    scalars: frozenset[str] = frozenset()  # those that were set, and so must be used
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A program's value and what it left behind."""
+
+    value: Value
+    environment: Environment
+    expression: Node  # what the value is of
+
+
+def bind(
+    base: str | None = None,
+    tasks: Mapping[str, str | None] | None = None,
+    models: Mapping[str, str | None] | None = None,
+    scalars: Mapping[str, Coefficient] | None = None,
+) -> Bindings:
+    """Make bindings from paths; a path of None declares the name without a file.
+
+    Raises:
+        UsageError: a name is no name, is a built-in, or is bound twice.
+    """
+    values: dict[str, Value] = {}
+
+    def add(name: str, value: Value) -> None:
+        name = checked_name(name)
+        if name in values:
+            raise UsageError(f"{quoted(name)} is bound twice", help="give each name once")
+        values[name] = value
+
+    if base is not None:
+        add("base", mention(base, "checkpoint", "base"))
+    for name, path in (models or {}).items():
+        add(name, mention(path, "checkpoint", checked_name(name)))
+    for name, path in (tasks or {}).items():
+        add(name, mention(path, "task", checked_name(name)))
+    for name, value in (scalars or {}).items():
+        add(name, value)
+    return Bindings(values, frozenset(map(checked_name, scalars or {})))
+
+
+def mention(path: str | None, sort: Sort, name: str | None) -> Value:
+    """Return the value of one checkpoint that is bound from outside."""
+    return WeightedSum({Reference(path, sort, name): Coefficient(1)})
+
+
+def checked_name(name: str) -> str:
+    """Return a name in its normal form.
+
+    Raises:
+        UsageError: it cannot be a name, or is a built-in function's.
+    """
+    normal = unicodedata.normalize("NFKC", name)
+    if not normal.isidentifier() or normal == "use":
+        joined = "".join(char if char.isalnum() else "_" for char in normal)
+        fixed = joined if joined[:1].isalpha() else f"_{joined}"
+        raise UsageError(f"{quoted(name)} cannot be a name", help=f"choose one like {fixed}")
+    if normal in BUILTINS:
+        raise UsageError(f"{quoted(name)} is a built-in function", help="choose another name")
+    return normal
+
+
+def scalar(text: str, name: str) -> Coefficient:
+    """Evaluate the text of `--set name=text`, an expression without names.
+
+    Raises:
+        ExpressionError: it is no scalar.
+    """
+    source = Source(f"--set {name}", text)
+    node = parse_expression(source)
+    value, _ = simplify(link(Recipe((), node, source), builtins=BUILTINS))
+    if not isinstance(value, Coefficient):
+        raise ExpressionError(f"{quoted(name)} must be set to a scalar", node.span)
+    return value
+
+
+def compile_text(
+    expression: Source | None,
+    recipe: Source | None,
+    bindings: Bindings,
+    *,
+    free: bool = False,
+) -> Compiled:
+    """Evaluate an expression, a recipe, or an expression in a recipe's names.
+
+    Args:
+        expression: replaces the recipe's own expression.
+        recipe: a recipe file's text.
+        bindings: names bound from outside.
+        free: whether unknown names stand for undeclared checkpoints.
+
+    Raises:
+        ExpressionError: something is wrong in a text.
+        UsageError: there is no expression, or a scalar was set that nothing uses.
+    """
+    parsed = [parse(source) for source in (recipe, expression) if source is not None]
+    expressions = [one.expression for one in parsed if one.expression is not None]
+    if not expressions:
+        raise UsageError(
+            "there is no expression",
+            help='type one, like "base + 0.4*toxic", or end the recipe with one',
+        )
+    statements = tuple(statement for one in parsed for statement in one.statements)
+    whole = Recipe(statements, expressions[-1], parsed[-1].source)
+    reader = _Reader(recipe)
+    given = bindings.values
+    program = link(whole, builtins=BUILTINS, given=given, read=reader.read, free=free)
+    _check_used(program, bindings)
+    value, environment = simplify(program, given, free=free)
+    assert value is not None
+    return Compiled(value, environment, expressions[-1])
+
+
+def read_recipe(path: str | os.PathLike[str]) -> Source:
+    """Read a recipe file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not UTF-8.
+    """
+    name = os.fspath(path)
+    try:
+        text = files.read_small(name, LARGEST_RECIPE).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{quoted(name)} is not UTF-8 text: {error.reason}") from None
+    return Source(name, text, str(Path(name).parent))
+
+
+def locate(reference: Reference) -> str:
+    """Return the path a reference means: beside its recipe if it is there, else as it is."""
+    path = os.path.expanduser(reference.path or "")
+    if reference.folder is not None and not os.path.isabs(path):
+        beside = os.path.join(reference.folder, path)
+        if files.exists(beside):
+            return beside
+    return path
+
+
+class _Reader:
+    """Reads what `use` names, each file once."""
+
+    def __init__(self, recipe: Source | None) -> None:
+        self._read: dict[tuple[int, int], Source] = {}
+        if recipe is not None and recipe.folder is not None and files.exists(recipe.name):
+            self._read[files.identity(recipe.name)] = recipe
+
+    def read(self, path: String, using: tuple[Source, ...]) -> Source | None:
+        """Return the source, or None when it was read before."""
+        name = os.path.join(path.span.source.folder or "", os.path.expanduser(path.text))
+        try:
+            mark = files.identity(name)
+            earlier = self._read.get(mark)
+            if earlier is None:
+                self._read[mark] = read_recipe(name)
+                return self._read[mark]
+        except CheckpointError as error:
+            error.span = error.span or path.span
+            raise
+        if any(earlier is source for source in using):
+            raise ExpressionError(
+                f"{quoted(path.text)} uses itself",
+                path.span,
+                note=" -> ".join([*(source.name for source in using), earlier.name]),
+                help="move what both need into a third file",
+            )
+        return None
+
+
+def _check_used(program: Program, bindings: Bindings) -> None:
+    names: set[str] = set()
+    stack: list[Node] = [] if program.expression is None else [program.expression]
+    for statement in program.statements:
+        names.add(statement.name)
+        stack.append(statement.body if isinstance(statement, Definition) else statement.value)
+    while stack:
+        node = stack.pop()
+        stack += children(node)
+        if isinstance(node, Name):
+            names.add(node.name)
+    unused = sorted(bindings.scalars - names)
+    if unused:
+        raise UsageError(
+            f"--set {unused[0]} is used by nothing",
+            help=f"write {unused[0]} in the expression, or drop it",
+        )
+
+
+def default_name(path: Any) -> str:
+    """Return the name a path suggests: its last part as an identifier.
+
+    >>> default_name("models/gpt2-large.safetensors"), default_name("org/7b-chat@main")
+    ('gpt2_large', '_7b_chat')
+    """
+    last = os.path.basename(os.path.normpath(os.fspath(path))).partition("@")[0]
+    stem = last.removesuffix(".safetensors")
+    name = "".join(char if char.isalnum() else "_" for char in stem) or "_"
+    name = name if name[0].isalpha() or name[0] == "_" else f"_{name}"
+    name = unicodedata.normalize("NFKC", name)
+    return f"{name}_" if name in BUILTINS or name == "use" else name

@@ -1,0 +1,76 @@
+"""Plan, engine and output meet: stage the output, stream the blocks, publish, report."""
+
+import time
+from pathlib import Path
+
+from taskalg.algebra.kinds import Kind
+from taskalg.blocks import cut
+from taskalg.checkpoints.base import Checkpoint
+from taskalg.donor import opened
+from taskalg.engines.base import Engine
+from taskalg.machine import available_threads, peak_memory
+from taskalg.output.destination import is_file_output
+from taskalg.output.layout import SHARD_SIZE, OutputTensor, ShardLayout, lay_out
+from taskalg.output.publish import stage
+from taskalg.output.sidefiles import SideFile, side_files
+from taskalg.plan import Plan
+from taskalg.report import Report
+from taskalg.stream import Pass, Settings
+
+
+def execute(plan: Plan, engine: Engine, out: Path, settings: Settings | None = None) -> Report:
+    """Evaluate a plan and publish the result.
+
+    Raises:
+        OutputError: the output cannot be written, or is in the way.
+        CheckpointError: an input cannot be read, or changed meanwhile.
+        OverflowingError: a result overflowed where no input did, and that is an error.
+        MismatchError: integer tensors differ, and `strict` is set.
+
+    Memory: 128 MB of buffers at most, whatever the model, the threads and the terms.
+    """
+    settings = settings or Settings()
+    inputs = [opened(operand) for operand in plan.operands]
+    layouts = output_layouts(plan, out, settings.shard_size)
+    sides = output_side_files(plan, inputs[plan.donor], out)
+    threads = settings.threads or available_threads()
+    with stage(
+        out, layouts, inputs=inputs, overwrite=settings.overwrite, side_files=sides
+    ) as staged:
+        run = Pass(plan, engine, inputs, settings)
+        start = time.perf_counter()
+        run.run(cut(plan, layouts, threads), staged.files, threads)
+        staged.publish()
+        seconds = time.perf_counter() - start
+    return Report(
+        out=out,
+        plan=plan,
+        shards=len(layouts),
+        bytes_read=run.bytes_read,
+        bytes_copied=run.bytes_copied,
+        bytes_written=plan.bytes_written,
+        seconds=seconds,
+        peak_memory=peak_memory(),
+        tally=run.tally,
+        notes=run.notes(),
+    )
+
+
+def output_layouts(plan: Plan, out: Path, shard_size: int = SHARD_SIZE) -> tuple[ShardLayout, ...]:
+    """Return the files of weights that a plan writes to `out`."""
+    tensors = [
+        OutputTensor(s.name, plan.combinations[s.combination].output, s.shape, s.nbytes)
+        for s in plan.steps
+    ]
+    if is_file_output(out):
+        shard_size = max(shard_size, plan.bytes_written)
+    is_vector = plan.kind is Kind.TASK_VECTOR
+    return lay_out(tensors, task_vector=is_vector, shard_size=shard_size)
+
+
+def output_side_files(plan: Plan, donor: Checkpoint, out: Path) -> tuple[SideFile, ...]:
+    """Return what comes along: nothing for one file, nor for a vector, which is no model."""
+    if is_file_output(out) or plan.kind is Kind.TASK_VECTOR:
+        return ()
+    tensors = [t for layout in output_layouts(plan, out) for t in layout.tensors]
+    return side_files(donor, tensors)

@@ -1,0 +1,269 @@
+"""A plan for people, and as JSON: every question before the run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from taskalg.algebra.canonical import coefficient_text
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.kinds import Kind
+from taskalg.algebra.rationals import decimal_text
+from taskalg.blocks import arena_size
+from taskalg.donor import opened
+from taskalg.dtypes import F64
+from taskalg.engines.base import WeightedSumSpec
+from taskalg.engines.tiers import tier_note
+from taskalg.errors import LISTED, listed, printable, quoted
+from taskalg.execute import output_layouts
+from taskalg.machine import available_threads
+from taskalg.output.destination import is_file_output
+from taskalg.output.layout import SHARD_SIZE
+from taskalg.plan import Plan, Usage
+from taskalg.units import bytes_text
+
+SCHEMA = 1  # of every JSON object the package prints; grows when a name changes its meaning
+# The process without its blocks: interpreter, numpy, numba and its kernels, 100 MB measured with
+# Python 3.11 and numba 0.68, rounded up; headers are about 500 bytes per tensor and checkpoint.
+_PROCESS = 160_000_000  # [bytes]
+_HEADER = 500  # [bytes]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a plan will do. `print` it, or take `to_json`."""
+
+    plan: Plan
+    out: Path
+    shard_size: int = SHARD_SIZE  # [bytes]
+    threads: int | None = None
+
+    @property
+    def memory(self) -> int:
+        """An upper bound of the process's resident memory [bytes]."""
+        threads = self.threads or available_threads()
+        specs = sum(len(opened(operand).tensors) for operand in self.plan.operands)
+        return _PROCESS + threads * arena_size(self.plan, threads) + _HEADER * specs
+
+    def __str__(self) -> str:
+        plan = self.plan
+        blocks = [
+            _pairs(
+                [
+                    (str(plan.kind), _adds_up(plan.kind)),
+                    ("simplified", printable(str(plan.total))),
+                ]
+            ),
+            _table(plan),
+            _classes(plan),
+            _pairs(self._rows()),
+        ]
+        return "\n\n".join(block for block in blocks if block)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as a JSON object: exact coefficients as "p/q", sizes in bytes."""
+        plan = self.plan
+        return {
+            "schema": SCHEMA,
+            **plan_json(plan),
+            "tensors": len(plan.steps),
+            "shards": len(output_layouts(plan, self.out, self.shard_size)),
+            "dtypes": sorted({c.output.name for c in plan.combinations}),
+            "donor": str(plan.operands[plan.donor].name or plan.operands[plan.donor].path),
+            "bytes_read": plan.bytes_read,
+            "bytes_copied": plan.bytes_copied,
+            "bytes_written": plan.bytes_written,
+            "peak_memory": self.memory,
+            "unshared": list(plan.fit.unshared),
+            "dropped": list(plan.fit.dropped),
+        }
+
+    def _rows(self) -> list[tuple[str, str]]:
+        plan = self.plan
+        donor = plan.operands[plan.donor]
+        name = printable(str(donor.name or donor.path))
+        layouts = output_layouts(plan, self.out, self.shard_size)
+        dtypes = listed(sorted({c.output.name for c in plan.combinations}))
+        like = f" like {name}" if _follows_donor(plan) else ""
+        shards = f"{len(layouts)} shard{'s' if len(layouts) != 1 else ''}"
+        output = f"{_tensors(len(plan.steps))}, {dtypes}{like}, {bytes_text(plan.bytes_written)}"
+        has_sides = opened(donor).folder is not None and plan.kind is not Kind.TASK_VECTOR
+        sides = f"from {name}" if has_sides and not is_file_output(self.out) else "none"
+        rows = [
+            ("output", f"{output} in {shards}"),
+            ("side files", sides),
+            ("rounding", _rounding(plan)),
+            *_left_out(plan),
+            (
+                "cost",
+                f"{bytes_text(plan.bytes_read)} read, {bytes_text(plan.bytes_written)} written, "
+                f"at most {bytes_text(self.memory)} of memory",
+            ),
+        ]
+        return rows
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """Return the names that every command's JSON has, as far as a plan knows them."""
+    return {
+        "kind": str(plan.kind),
+        "simplified": str(plan.total),
+        "coefficients": coefficients_json(plan),
+        "checkpoints_read": [_name(usage) for usage in plan.usage if usage.tensors],
+        "checkpoints_cancelled": [_name(usage) for usage in plan.usage if not usage.tensors],
+    }
+
+
+def coefficients_json(plan: Plan) -> Any:
+    """Return coefficients as "p/q" by checkpoint; when they vary, one object per class."""
+    parts = [part for _, part in plan.total.terms]
+    names = [_name(usage) for usage in plan.usage]
+    if all(part.constant is not None for part in parts):
+        values = [part.constant or Fraction(0) for part in parts]
+        return {name: fraction_text(v) for name, v in zip(names, values, strict=True) if v}
+    members = members_by_class(plan)
+    return [
+        {
+            "tensors": len(members[index]),
+            "examples": members[index][:LISTED],
+            "coefficients": {
+                name: fraction_text(value) for name, value in zip(names, row, strict=True) if value
+            },
+        }
+        for index, row in enumerate(plan.fit.table.classes)
+        if members[index]
+    ]
+
+
+def fraction_text(value: Fraction) -> str:
+    """Print a coefficient for a program: always "p/q"."""
+    return f"{value.numerator}/{value.denominator}"
+
+
+def members_by_class(plan: Plan) -> list[list[str]]:
+    """Return the output tensors of each class of coefficients."""
+    members: list[list[str]] = [[] for _ in plan.fit.table.classes]
+    for step in plan.steps:
+        members[plan.fit.table.of[step.name]].append(step.name)
+    return members
+
+
+def _name(usage: Usage) -> str:
+    return str(usage.operand.name or usage.operand.path)
+
+
+def _adds_up(kind: Kind) -> str:
+    totals = {Kind.MODEL: "1", Kind.TASK_VECTOR: "0"}
+    return f"coefficients add up to {totals.get(kind, 'neither 1 nor 0')}"
+
+
+def _pairs(rows: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"{left:<16}{right}" for left, right in rows)
+
+
+def _table(plan: Plan) -> str:
+    """One row per checkpoint that is read; a sentence for those that are not."""
+    read = [usage for usage in plan.usage if usage.tensors]
+    header = ("checkpoint", "coefficient", "tensors", "read", "from")
+    rows = [header] + [
+        (
+            printable(_name(usage)),
+            _shown(usage.coefficient),
+            f"{usage.tensors:,}",
+            bytes_text(usage.bytes_read),
+            _source(usage),
+        )
+        for usage in read
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        f"{a:<{widths[0]}}   {b:>{widths[1]}}   {c:>{widths[2]}}   {d:>{widths[3]}}   {e}"
+        for a, b, c, d, e in rows
+    ]
+    return "\n".join([*lines, *_sentences(plan)])
+
+
+def _shown(coefficient: Coefficient) -> str:
+    text = coefficient_text(coefficient)
+    return text if len(text) <= 40 else "varies"
+
+
+def _source(usage: Usage) -> str:
+    shards = len(opened(usage.operand).shards)
+    path = printable(usage.operand.path or "")
+    return f"{path} ({shards} shards)" if shards > 1 else path
+
+
+def _sentences(plan: Plan) -> list[str]:
+    lines = []
+    copied = [_name(usage) for usage in plan.usage if usage.bytes_copied]
+    if copied and plan.bytes_copied == plan.bytes_read == plan.bytes_written:
+        lines.append(f"{listed(copied)} is copied as it is")
+    elif plan.bytes_copied:
+        lines.append(f"{bytes_text(plan.bytes_copied)} of it is copied as it is")
+    cancelled = [printable(_name(usage)) for usage in plan.usage if not usage.tensors]
+    if cancelled:
+        verb = "cancels and is" if len(cancelled) == 1 else "cancel and are"
+        lines.append(f"{listed(cancelled)} {verb} never opened for data")
+    return lines
+
+
+def _classes(plan: Plan) -> str:
+    """When coefficients vary: a few example tensors of each class."""
+    if all(part.constant is not None for _, part in plan.total.terms):
+        return ""
+    names = [printable(_name(usage)) for usage in plan.usage]
+    members = members_by_class(plan)
+    classes = [i for i in range(len(members)) if members[i]]
+    lines = ["coefficients vary with the tensor"]
+    for index in classes[:LISTED]:
+        row = plan.fit.table.classes[index]
+        values = [
+            f"{name} {decimal_text(value)}" for name, value in zip(names, row, strict=True) if value
+        ]
+        examples = listed([quoted(name) for name in members[index][:2]], "or")
+        count = _tensors(len(members[index]))
+        lines.append(f"  {', '.join(values) or 'zero'}   on {count} like {examples}")
+    if len(classes) > LISTED:
+        lines.append(f"  and {len(classes) - LISTED} more classes (--json lists all)")
+    return "\n".join(lines)
+
+
+def _tensors(count: int) -> str:
+    return f"{count:,} tensor{'' if count == 1 else 's'}"
+
+
+def _follows_donor(plan: Plan) -> bool:
+    tensors = opened(plan.operands[plan.donor]).tensors
+    return all(
+        plan.combinations[step.combination].output == tensors[step.name].dtype
+        for step in plan.steps
+    )
+
+
+def _rounding(plan: Plan) -> str:
+    specs = [
+        WeightedSumSpec(c.coefficients, c.inputs, c.output)
+        for c in plan.combinations
+        if not c.is_copy and not c.is_zero
+    ]
+    if not specs:
+        return "none: bytes are copied"
+    binades = min(tier_note(spec).binades for spec in specs)
+    if binades < 0:
+        wide = any(F64 in (*spec.inputs, spec.output) for spec in specs)
+        why = "float64" if wide else "these coefficients"
+        return f"correctly rounded; {why} take the double-double tier"
+    return f"correctly rounded; fast tier while one block's magnitudes stay within 2^{binades}"
+
+
+def _left_out(plan: Plan) -> list[tuple[str, str]]:
+    rows = []
+    for label, names, verb in (
+        ("not shared", plan.fit.unshared, "copied unchanged"),
+        ("dropped", plan.fit.dropped, "not in the donor"),
+    ):
+        if names:
+            rows.append((label, f"{listed([quoted(name) for name in names])}: {verb}"))
+    return rows

@@ -1,0 +1,30 @@
+"""What a run did, as a value and as JSON."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskalg.engines.base import Tally
+from taskalg.plan import Plan
+from taskalg.units import bytes_text
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a merge did. `str(report)` is one line; `taskalg merge` prints a fuller receipt."""
+
+    out: Path
+    plan: Plan
+    shards: int  # files of weights written
+    bytes_read: int  # tensor data read, copies and comparisons included [bytes]
+    bytes_copied: int  # part of it copied unchanged, and so not scanned for NaN [bytes]
+    bytes_written: int  # tensor data written [bytes]
+    seconds: float  # from the first read to the last fsync
+    peak_memory: int  # largest resident size of this process so far [bytes]
+    tally: Tally  # what the engine saw
+    notes: tuple[str, ...]  # what a user should know, a sentence each
+
+    def __str__(self) -> str:
+        size = bytes_text(self.bytes_written)
+        return f"Report({len(self.plan.steps)} tensors, {size}, {self.seconds:.1f} s)"
+
+    __repr__ = __str__

@@ -1,0 +1,248 @@
+"""The streaming pass: threads take blocks, one after the other.
+
+Each reads what a block needs, has the engine sum it in the cache, and writes it at its place: every
+input byte is read once, every output byte written once, and nothing of the size of a tensor is ever
+held. Rejected: separate reader and writer threads, which hand blocks from one core's cache to
+another's.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from taskalg import files
+from taskalg.blocks import ALIGNMENT, Block, arena_size
+from taskalg.checkpoints.base import Checkpoint, TensorSpec
+from taskalg.engines.base import Bytes, Engine, Evaluate, Tally, WeightedSumSpec
+from taskalg.errors import MismatchError, OverflowingError, listed, quoted
+from taskalg.inputs import InputFiles
+from taskalg.output.layout import SHARD_SIZE
+from taskalg.plan import Combination, Plan
+
+_TICK = 0.1  # seconds between two calls of `progress`
+_COPY = 64 << 20  # bytes copied between two looks at whether to stop
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    done: int  # bytes read and written so far
+    total: int  # bytes that will be read and written
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run, none of which changes a byte of a tensor."""
+
+    threads: int | None = None  # None: the smaller of 8 and what this process may use
+    fail_on_overflow: bool = True
+    strict: bool = False  # integer tensors that differ are an error
+    overwrite: bool = False
+    shard_size: int = SHARD_SIZE  # [bytes]
+    progress: Callable[[Progress], None] | None = None  # cancels by raising
+
+
+class Pass:
+    """One run over the data: what its threads share."""
+
+    def __init__(
+        self, plan: Plan, engine: Engine, inputs: Sequence[Checkpoint], settings: Settings
+    ) -> None:
+        self.plan, self.inputs, self.settings = plan, inputs, settings
+        self.tally = Tally()
+        self.bytes_read = self.bytes_copied = self.bytes_written = 0
+        self._files = InputFiles()
+        self._evaluates = [_prepare(engine, combination) for combination in plan.combinations]
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._overflowed: dict[str, None] = {}  # tensors, in order of discovery
+        self._nonfinite: dict[str, None] = {}
+        self._different: tuple[str, ...] = ()  # integer tensors
+
+    def run(self, blocks: Iterator[Block], outputs: Sequence[int], threads: int) -> None:
+        """Compare integer tensors, then evaluate all blocks, reporting progress from this thread.
+
+        Raises:
+            MismatchError: integer tensors differ, and `strict` is set.
+            BaseException: whatever stopped a thread, or what `progress` raised to cancel.
+        """
+        try:
+            self._compare_integers()
+            self._stream(blocks, outputs, threads)
+        finally:
+            self._files.close()
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what a user should know about the result."""
+        found = (
+            (f"integer tensors differ, those of {self._donor()} are taken: ", self._different),
+            ("results overflow in ", sorted(self._overflowed)),
+            ("NaN or Inf in the inputs of ", sorted(self._nonfinite)),
+        )
+        return tuple(words + listed([quoted(n) for n in names]) for words, names in found if names)
+
+    def _compare_integers(self) -> None:
+        different: dict[str, None] = {}
+        for comparison in self.plan.comparisons:
+            donor = self._whole(self.plan.donor, comparison.donor)
+            if donor != self._whole(comparison.operand, comparison.other):
+                different[comparison.name] = None
+        self._different = tuple(different)
+        if different and self.settings.strict:
+            raise MismatchError(
+                "integer tensors differ between the checkpoints",
+                note=f"they are {listed([quoted(name) for name in different])}",
+                help=f"without --strict those of {self._donor()} are taken",
+            )
+
+    def _donor(self) -> str:
+        donor = self.plan.operands[self.plan.donor]
+        return str(donor.name or donor.path)
+
+    def _whole(self, operand: int, spec: TensorSpec) -> bytes:
+        content = bytearray(spec.nbytes)
+        with self._files.reading(self.inputs[operand].shards[spec.shard]) as fd:
+            files.read_into(fd, [content], spec.offset)
+        self.bytes_read += spec.nbytes
+        return bytes(content)
+
+    def _stream(self, blocks: Iterator[Block], outputs: Sequence[int], threads: int) -> None:
+        workers = [
+            threading.Thread(target=self._work, args=(blocks, outputs, threads), daemon=True)
+            for _ in range(threads)
+        ]
+        try:
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                while worker.is_alive():
+                    worker.join(_TICK)
+                    self._show_progress()
+        finally:
+            self._stop.set()
+            for worker in workers:
+                if worker.ident is not None:
+                    worker.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _show_progress(self) -> None:
+        if self.settings.progress is not None:
+            total = self.plan.bytes_read + self.plan.bytes_written
+            self.settings.progress(Progress(self.bytes_read + self.bytes_written, total))
+
+    def _work(self, blocks: Iterator[Block], outputs: Sequence[int], threads: int) -> None:
+        try:
+            arena = Arena(arena_size(self.plan, threads))
+            while not self._stop.is_set():
+                with self._lock:
+                    block = next(blocks, None)
+                if block is None:
+                    return
+                combination = self.plan.combinations[block.combination]
+                if combination.is_copy:
+                    self._copy(block, combination, outputs[block.shard])
+                else:
+                    self._sum(block, combination, outputs[block.shard], arena)
+        except BaseException as error:
+            with self._lock:
+                self._failure = self._failure or error
+            self._stop.set()
+
+    def _sum(self, block: Block, combination: Combination, output: int, arena: "Arena") -> None:
+        arena.clear()
+        sources = []
+        for operand, pieces in zip(combination.operands, block.sources, strict=True):
+            source = arena.take(sum(piece.nbytes for piece in pieces))
+            sources.append(source)
+            start = 0
+            for piece in pieces:
+                with self._files.reading(self.inputs[operand].shards[piece.shard]) as fd:
+                    files.read_into(fd, [source[start : start + piece.nbytes].data], piece.offset)
+                start += piece.nbytes
+        result = arena.take(block.nbytes)
+        tally = self._evaluates[block.combination](sources, result)
+        if tally.overflowed or tally.nonfinite:
+            self._blame(block, combination, sources)
+        files.write_at(output, result.data, block.offset)
+        with self._lock:
+            self.tally += tally
+            self.bytes_read += sum(source.nbytes for source in sources)
+            self.bytes_written += block.nbytes
+
+    def _copy(self, block: Block, combination: Combination, output: int) -> None:
+        to = block.offset
+        for piece in block.sources[0]:
+            shard = self.inputs[combination.operands[0]].shards[piece.shard]
+            with self._files.reading(shard) as fd:
+                for start in range(0, piece.nbytes, _COPY):
+                    if self._stop.is_set():
+                        return
+                    count = min(_COPY, piece.nbytes - start)
+                    files.copy_range(fd, piece.offset + start, output, to, count)
+                    to += count
+        with self._lock:
+            self.bytes_read += block.nbytes
+            self.bytes_copied += block.nbytes
+            self.bytes_written += block.nbytes
+
+    def _blame(self, block: Block, combination: Combination, sources: Sequence[Bytes]) -> None:
+        """Find which tensors of a block overflow or have NaN, by evaluating them one by one.
+
+        Raises:
+            OverflowingError: one overflows, and that is an error.
+        """
+        whole, width = len(block.steps) == 1, combination.output.itemsize
+        start = 0
+        for step in block.steps:
+            end = start + (block.nbytes if whole else step.nbytes) // width
+            parts = [
+                source[start * dtype.itemsize : end * dtype.itemsize]
+                for source, dtype in zip(sources, combination.inputs, strict=True)
+            ]
+            scratch = np.empty((end - start) * width, np.uint8)
+            tally = self._evaluates[block.combination](parts, scratch)
+            with self._lock:
+                self._overflowed |= {step.name: None} if tally.overflowed else {}
+                self._nonfinite |= {step.name: None} if tally.nonfinite else {}
+            if tally.overflowed and self.settings.fail_on_overflow:
+                raise OverflowingError(
+                    f"tensor {quoted(step.name)} overflows {combination.output}",
+                    note="a result is too large for the dtype although every input was finite",
+                    help="choose a wider --dtype, smaller coefficients, or --on-overflow warn",
+                )
+            start = end
+
+
+class Arena:
+    """One thread's memory, cut anew for each block."""
+
+    def __init__(self, size: int) -> None:
+        memory = np.empty(size + ALIGNMENT, np.uint8)
+        self._memory = memory[-memory.ctypes.data % ALIGNMENT :]
+        self._used = 0
+
+    def clear(self) -> None:
+        """Take everything back."""
+        self._used = 0
+
+    def take(self, nbytes: int) -> Bytes:
+        """Return the next `nbytes` bytes, aligned."""
+        start = self._used
+        self._used = start + nbytes + -nbytes % ALIGNMENT
+        return self._memory[start : start + nbytes]
+
+
+def _prepare(engine: Engine, combination: Combination) -> Evaluate:
+    if combination.is_copy or combination.is_zero:
+        return _nothing
+    spec = WeightedSumSpec(combination.coefficients, combination.inputs, combination.output)
+    return engine.prepare(spec)
+
+
+def _nothing(inputs: Sequence[Bytes], output: Bytes) -> Tally:
+    raise AssertionError("copied tensors never reach an engine")
