@@ -52,7 +52,7 @@ def _is_finite(element: Element) -> bool:
 def weighted_sum(elements: Iterable[Element], coefficients: Iterable[Fraction]) -> Element:
     """Add `coefficient * element` exactly; zeros, infinities and NaN follow IEEE 754."""
     pairs = list(zip(elements, coefficients, strict=True))
-    special = [x * math.copysign(1.0, c) for x, c in pairs if isinstance(x, float)]
+    special = [x if c > 0 else -x for x, c in pairs if isinstance(x, float)]
     infinite = [x for x in special if x != 0.0]  # NaN differs from zero, too
     if infinite:
         return math.fsum(infinite) if len(set(infinite)) == 1 else math.nan
