@@ -17,8 +17,7 @@ from taskalg.recipe import Recipe
 from taskalg.report import Report
 from taskalg.selection import exclude
 from taskalg.stream import Progress
-
-__version__ = "0.1.0"
+from taskalg.version import __version__
 
 __all__ = [
     "CheckpointError",
@@ -34,6 +33,7 @@ __all__ = [
     "TaskalgError",
     "UnknownNameError",
     "UsageError",
+    "__version__",
     "analogy",
     "checkpoint",
     "compile",

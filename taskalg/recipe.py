@@ -231,15 +231,25 @@ class Recipe(Arithmetic):
     # ---- Combining
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Recipe):
-            return NotImplemented
+        return self.difference(other) is None if isinstance(other, Recipe) else NotImplemented
+
+    def difference(self, other: "Recipe") -> str | None:
+        """Say where two recipes differ, or None when they are equal on every tensor.
+
+        With headers the real tensor names decide; without, every tensor that could exist. No data
+        is read.
+
+        Raises:
+            ExpressionError: it cannot be decided without tensor names.
+        """
         scalars = [isinstance(one.value, Coefficient) for one in (self, other)]
-        if any(scalars):
-            if not all(scalars):
-                return False
-            rest = (self - other).value
-            return isinstance(rest, Coefficient) and find_nonzero([rest]) is None
-        return where_not_zero((self - other).resolved) is None
+        if not any(scalars):
+            return where_not_zero((self - other).resolved)
+        if not all(scalars):
+            return "one is a scalar, the other is not"
+        rest = (self - other).value
+        assert isinstance(rest, Coefficient)
+        return None if find_nonzero([rest]) is None else f"the scalars are {self} and {other}"
 
     @classmethod
     def of_number(cls, number: Any) -> "Recipe":

@@ -255,6 +255,8 @@ def _suggest_function(name: str, scope: _Scope) -> str:
 def _suggest(name: str, known: list[str], what: str) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     start = f"did you mean {quoted(near[0])}? " if near else ""
+    if name == "base":
+        return "bind it with --base PATH, or declare it with --model base"
     if not known:
         return "bind it: --base PATH, --task NAME=PATH, --model NAME=PATH or --set NAME=VALUE"
     return f"{start}known {what}: {listed(known, 'and')}"

@@ -1,0 +1,168 @@
+"""The terminal: how arguments are read, errors shown and progress drawn; no command is here."""
+
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import IO, Any, NoReturn
+
+import click
+
+from taskalg.errors import TaskalgError
+from taskalg.stream import Progress
+from taskalg.units import bytes_text
+
+_CARETS = re.compile(r"^( +\| +)(\^+)$", re.MULTILINE)
+_OPTION = re.compile(r"--[A-Za-z][A-Za-z-]*(=.*)?", re.DOTALL)
+_BUG, _INTERRUPTED = 70, 130  # exit codes; the others belong to the errors
+
+
+class Failure(click.ClickException):
+    """An error of ours on its way to the terminal."""
+
+    def __init__(self, error: TaskalgError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code  # type: ignore[misc]
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message; carets are red on a terminal."""
+        marked = _CARETS.sub(lambda m: m[1] + click.style(m[2], fg="red", bold=True), self.message)
+        click.echo(marked, file=file or sys.stderr)
+
+
+class Tool(click.Group):
+    """The `taskalg` command: whatever happens inside becomes a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; TaskalgErrors keep their exit codes, anything else unexpected is 70."""
+        for stream in (sys.stdout, sys.stderr):  # a terminal may not know every character
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            with _terminating():
+                return super().invoke(ctx)
+        except TaskalgError as error:
+            raise Failure(error) from None
+        except KeyboardInterrupt:
+            click.echo("interrupted; nothing was published", err=True)
+            raise click.exceptions.Exit(_INTERRUPTED) from None
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception:
+            click.echo("this is a bug in taskalg; please report it with what follows", err=True)
+            click.echo(traceback.format_exc(), err=True)
+            raise click.exceptions.Exit(_BUG) from None
+
+
+class ExpressionCommand(click.Command):
+    """A command whose expressions may start with a minus sign, without `--` before them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the options first, then `--` and the expressions."""
+        takes_value = {
+            name: isinstance(option, click.Option) and not option.is_flag and not option.count
+            for option in self.get_params(ctx)
+            if isinstance(option, click.Option)
+            for name in (*option.opts, *option.secondary_opts)
+        }
+        options: list[str] = []
+        expressions: list[str] = []
+        rest = iter(args)
+        for arg in rest:
+            if arg == "--":
+                expressions += rest
+            elif arg in takes_value:
+                options.append(arg)
+                if takes_value[arg]:
+                    options += [value for value in [next(rest, None)] if value is not None]
+            elif _OPTION.fullmatch(arg) and (
+                arg.partition("=")[0] in takes_value or "=" not in arg
+            ):
+                options.append(arg)  # --name=value, or an option that click does not know either
+            else:
+                expressions.append(arg)
+        return super().parse_args(ctx, [*options, "--", *expressions])
+
+
+def _is_option(arg: str, known: Container[str]) -> bool:
+    """Tell `--name=value`, and a misspelt `--option` for click to refuse, from an expression."""
+    return bool(_OPTION.fullmatch(arg)) and (arg.partition("=")[0] in known or "=" not in arg)
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Make SIGTERM clean up as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: someone else runs us, and decides
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """Yield what draws progress: a bar on a terminal, nothing in a pipe or when quiet."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    bar = _Bar()
+    try:
+        yield bar.show
+    finally:
+        bar.close()
+
+
+class _Bar:
+    """A line that says how far, how fast and how long; rich is imported when it is first drawn."""
+
+    def __init__(self) -> None:
+        self._display: Any = None
+        self._task: Any = None
+
+    def show(self, progress: Progress) -> None:
+        """Draw."""
+        if self._display is None:
+            self._start(progress.total)
+        size = f"{bytes_text(progress.done)} of {bytes_text(progress.total)}"
+        self._display.update(self._task, completed=progress.done, size=size)
+
+    def close(self) -> None:
+        """Take the bar away; the report follows."""
+        if self._display is not None:
+            self._display.stop()
+
+    def _start(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+        from rich.progress import Progress as Display
+
+        self._display = Display(
+            TextColumn("merging"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[size]}"),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._display.add_task("", total=total, size="")
+        self._display.start()

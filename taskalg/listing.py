@@ -1,0 +1,173 @@
+"""What the commands print, as text and as JSON, from values that others computed."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from taskalg.algebra.canonical import coefficient_text
+from taskalg.algebra.kinds import Kind
+from taskalg.algebra.operators import OPERATORS
+from taskalg.checkpoints.base import Checkpoint
+from taskalg.checkpoints.registry import open_checkpoint
+from taskalg.errors import printable
+from taskalg.explain import SCHEMA, fraction_text, plan_json
+from taskalg.recipe import Recipe
+from taskalg.report import Report
+from taskalg.units import bytes_text
+
+__all__ = [
+    "check_json",
+    "check_text",
+    "inspect_json",
+    "inspect_text",
+    "open_checkpoint",
+    "operators_json",
+    "operators_text",
+    "receipt",
+    "report_json",
+]
+
+
+def receipt(report: Report) -> str:
+    """Say what a merge did: what was written, what it cost, what was seen."""
+    plan, tally = report.plan, report.tally
+    shards = f"{report.shards} shard{'' if report.shards == 1 else 's'}"
+    written = f"{len(plan.steps):,} tensors, {shards}, {bytes_text(report.bytes_written)}"
+    rate = (report.bytes_read + report.bytes_written) / max(report.seconds, 1e-9)
+    seen = [
+        f"{tally.overflowed:,} results overflow" if tally.overflowed else "no overflow",
+        f"{tally.nonfinite:,} NaN or Inf in the inputs" if tally.nonfinite else "no NaN",
+    ]
+    if report.bytes_copied:
+        seen.append(f"{bytes_text(report.bytes_copied)} copied unscanned")
+    costs = [
+        f"read {bytes_text(report.bytes_read)}",
+        f"{report.seconds:.1f} s",
+        f"{bytes_text(rate)}/s",
+        f"peak {bytes_text(report.peak_memory)}",
+    ]
+    lines = [f"wrote {printable(str(report.out))}  {written}"]
+    lines.append(" · ".join([*costs, ", ".join(seen)]))
+    return "\n".join([*lines, *(f"note: {note}" for note in report.notes)])
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Return everything a merge did, sizes in bytes and times in seconds."""
+    return {
+        "schema": SCHEMA,
+        "out": str(report.out),
+        **plan_json(report.plan),
+        "tensors": len(report.plan.steps),
+        "shards": report.shards,
+        "bytes_read": report.bytes_read,
+        "bytes_copied": report.bytes_copied,
+        "bytes_written": report.bytes_written,
+        "seconds": report.seconds,
+        "peak_memory": report.peak_memory,
+        "overflowed": report.tally.overflowed,
+        "nonfinite": report.tally.nonfinite,
+        "tier2": report.tally.tier2,
+        "tier3": report.tally.tier3,
+        "notes": list(report.notes),
+    }
+
+
+def check_text(recipe: Recipe, kind: Kind) -> str:
+    """Print a kind, the canonical sum, and the files' coefficients."""
+    terms = recipe.resolved.terms
+    rows = [(printable(str(o.name or o.path)), coefficient_text(part)) for o, part in terms if part]
+    cancelled = [str(operand.name or operand.path) for operand, part in terms if not part]
+    lines = [f"{kind!s:<16}{printable(str(recipe.resolved))}", "", *_columns(rows)]
+    if cancelled:
+        lines.append(f"cancelled       {', '.join(map(printable, cancelled))}")
+    return "\n".join(lines)
+
+
+def check_json(recipe: Recipe, kind: Kind) -> dict[str, Any]:
+    """Return what `check` knows, under the names that `merge --json` has."""
+    terms = recipe.resolved.terms
+    return {
+        "schema": SCHEMA,
+        "kind": str(kind),
+        "simplified": str(recipe.resolved),
+        "coefficients": {
+            str(operand.name or operand.path): coefficient_text(part)
+            if part.constant is None
+            else fraction_text(part.constant)
+            for operand, part in terms
+            if part
+        },
+        "checkpoints_read": [str(o.name or o.path) for o, part in terms if part],
+        "checkpoints_cancelled": [str(o.name or o.path) for o, part in terms if not part],
+    }
+
+
+def inspect_text(checkpoint: Checkpoint) -> str:
+    """Print what a checkpoint is, then a line for each tensor."""
+    tensors = checkpoint.tensors.values()
+    dtypes = Counter(tensor.dtype.name for tensor in tensors)
+    shards = [shard.path.name for shard in checkpoint.shards]
+    rows = [
+        ("name", "dtype", "shape", "size", "file"),
+        *(
+            (
+                printable(tensor.name),
+                tensor.dtype.name,
+                "x".join(map(str, tensor.shape)) or "scalar",
+                bytes_text(tensor.nbytes),
+                printable(shards[tensor.shard]),
+            )
+            for tensor in tensors
+        ),
+    ]
+    kind = "task vector" if checkpoint.is_task_vector else "checkpoint"
+    held = ", ".join(f"{count:,} {name}" for name, count in sorted(dtypes.items()))
+    files = f"{len(shards)} file{'' if len(shards) == 1 else 's'}"
+    size = bytes_text(checkpoint.nbytes)
+    head = f"{kind}   {len(tensors):,} tensors ({held}), {size} in {files}"
+    return "\n".join([head, "", *_columns(rows)])
+
+
+def inspect_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a checkpoint is, and every tensor of it."""
+    return {
+        "schema": SCHEMA,
+        "path": checkpoint.path,
+        "kind": str(Kind.TASK_VECTOR) if checkpoint.is_task_vector else "checkpoint",
+        "bytes": checkpoint.nbytes,
+        "shards": [shard.path.name for shard in checkpoint.shards],
+        "tensors": [
+            {
+                "name": tensor.name,
+                "dtype": tensor.dtype.name,
+                "shape": list(tensor.shape),
+                "bytes": tensor.nbytes,
+                "shard": checkpoint.shards[tensor.shard].path.name,
+            }
+            for tensor in checkpoint.tensors.values()
+        ],
+    }
+
+
+def operators_text() -> str:
+    """Print the operator table."""
+    return "\n".join(_columns([(op.usage, op.doc) for op in OPERATORS]))
+
+
+def operators_json() -> list[dict[str, str]]:
+    """Return the operator table."""
+    return [
+        {"name": op.name, "usage": op.usage, "doc": op.doc, "example": op.example}
+        for op in OPERATORS
+    ]
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Align columns to the left; the last is not padded."""
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return [
+        "   ".join([*(f"{t:<{w}}" for t, w in zip(row[:-1], widths, strict=True)), row[-1]])
+        for row in rows
+    ]
