@@ -25,6 +25,7 @@ import numba
 import platformdirs
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
+from numba.core.runtime.nrt import rtsys
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,7 +60,9 @@ class KernelCache(_Cache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the compiled form for a signature, or None to compile it."""
-        target_context.refresh()
+        # numba's cache calls target_context.refresh() here, 0.2 s of imports that only compiling
+        # needs; machine code needs the memory allocator's symbols and no more
+        rtsys.initialize(target_context)
         try:
             content = self._file(sig, target_context.codegen()).read_bytes()
             if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:

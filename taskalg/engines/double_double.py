@@ -19,7 +19,7 @@ from taskalg.engines.blocks import SUB_BLOCK, Inputs, Output, fill, write
 from taskalg.engines.cache import compiled, inlined
 from taskalg.engines.expansions import UNSURE, compare, two_product, two_sum
 from taskalg.engines.formats import Target
-from taskalg.engines.instructions import bits, number
+from taskalg.engines.instructions import bits, default_arithmetic, number, set_arithmetic
 
 _SIGN_CLEARED = np.uint64(2**63 - 1)
 _FRACTION = np.uint64(52)
@@ -236,6 +236,7 @@ def double_double(
     """
     space, parts = np.empty((6, SUB_BLOCK)), np.empty(8)
     marks = np.empty(SUB_BLOCK, np.uint8)
+    before = default_arithmetic()
     flags = overflowed = 0
     wide = output.itemsize == 8
     for start in starts:
@@ -261,4 +262,5 @@ def double_double(
                 flagged[flags] = start + index
                 flags += 1
         overflowed += write(results, output, start, size, True)
+    set_arithmetic(before)
     return flags, overflowed

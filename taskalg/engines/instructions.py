@@ -6,6 +6,7 @@ neither bit casts between scalars nor a fused multiply-add. Blocks are reached t
 that a read-only array or an odd alignment does not compile a kernel again.
 """
 
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -116,3 +117,66 @@ def number(typing: Any, pattern: Any) -> Any:
 def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
     """Return `x * y + z`, rounded once."""
     return _instruction(types.float64, (types.float64,) * 3, lambda b, a: b.fma(*a))
+
+
+@_native
+def default_arithmetic(typing: Any) -> Any:
+    """Round to nearest and keep subnormals; return what was set before, for `set_arithmetic`.
+
+    A library loaded with -ffast-math, or `torch.set_flush_denormal`, changes both for a thread and
+    those it starts.
+    """
+
+    def emit(builder: Any, arguments: Any) -> Any:
+        before = _read_control(builder)
+        _write_control(builder, ir.Constant(_I64, _X86_DEFAULT if _IS_X86 else 0))
+        return before
+
+    return _instruction(types.int64, (), emit)
+
+
+@_native
+def set_arithmetic(typing: Any, control: Any) -> Any:
+    """Set rounding and subnormals to what `default_arithmetic` returned."""
+
+    def emit(builder: Any, arguments: Any) -> Any:
+        _write_control(builder, arguments[0])
+        return arguments[0]
+
+    return _instruction(types.int64, (types.int64,), emit)
+
+
+_IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+_IS_ARM = platform.machine().lower() in ("aarch64", "arm64")
+_X86_DEFAULT = 0x1F80  # no exception traps, nothing flushed, nearest even; ARM's is 0
+
+
+def _read_control(builder: Any) -> Any:
+    if _IS_X86:
+        slot = builder.alloca(_I32)
+        _call(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [_as_bytes(builder, slot)])
+        return builder.zext(builder.load(slot), _I64)
+    if _IS_ARM:
+        return _call(builder, "llvm.aarch64.get.fpcr", _I64, [])
+    return ir.Constant(_I64, 0)
+
+
+def _write_control(builder: Any, value: Any) -> None:
+    if _IS_X86:
+        slot = builder.alloca(_I32)
+        builder.store(builder.trunc(value, _I32), slot)
+        _call(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [_as_bytes(builder, slot)])
+    elif _IS_ARM:
+        _call(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [value])
+
+
+def _as_bytes(builder: Any, slot: Any) -> Any:
+    return builder.bitcast(slot, ir.IntType(8).as_pointer())
+
+
+def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    function_type = ir.FunctionType(result, [argument.type for argument in arguments])
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, function_type, name)
+    return builder.call(function, arguments)

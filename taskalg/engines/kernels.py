@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 from taskalg.engines.blocks import SUB_BLOCK, Inputs, Output, encode, fill, mend_overflow, write
 from taskalg.engines.cache import compiled, inlined
 from taskalg.engines.formats import BIAS, Source, Target
-from taskalg.engines.instructions import bits, fma, less_one, load, magnitude, store, widen
+from taskalg.engines.instructions import (
+    bits,
+    default_arithmetic,
+    fma,
+    less_one,
+    load,
+    magnitude,
+    set_arithmetic,
+    store,
+    widen,
+)
 
 MOST_FUSED = 8  # terms; registers hold them all, and LLVM's alias checks still allow vectors
 
@@ -103,6 +113,7 @@ def fused(
     Returns:
         How many sub-blocks were missed, and how many results overflowed.
     """
+    before = default_arithmetic()
     misses = overflowed = 0
     for start in range(0, count, SUB_BLOCK):
         stop = min(start + SUB_BLOCK, count)
@@ -117,6 +128,7 @@ def fused(
             store(output, index, output_kind, encode(quotient, target))
         if high >= exactness.overflowing:
             overflowed += mend_overflow(output, output_kind, start, stop, target)
+    set_arithmetic(before)
     return misses, overflowed
 
 
@@ -146,6 +158,7 @@ def mixed(
 ) -> tuple[int, int]:
     """Do what `fused` does for any dtypes and any number of terms."""
     block, totals = np.empty(SUB_BLOCK), np.empty(SUB_BLOCK)
+    before = default_arithmetic()
     misses = overflowed = 0
     for start in range(0, count, SUB_BLOCK):
         size = min(SUB_BLOCK, count - start)
@@ -163,4 +176,5 @@ def mixed(
         for index in range(size):
             totals[index] /= exactness.divisor
         overflowed += write(totals, output, start, size, high >= exactness.overflowing)
+    set_arithmetic(before)
     return misses, overflowed
