@@ -2,90 +2,24 @@
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from taskalg import api, listing
-from taskalg.algebra.coefficient import Coefficient
-from taskalg.compiler import Bindings, bind, read_recipe, scalar
+from taskalg import listing
+from taskalg.compiler import read_recipe
 from taskalg.console import ExpressionCommand, Tool, progress_bar
-from taskalg.errors import Source, UsageError, quoted
+from taskalg.errors import Source, quoted
 from taskalg.language.format import format_text
-from taskalg.recipe import Recipe
+from taskalg.names import Names, bindings, together
 from taskalg.version import __version__
 
-F = TypeVar("F", bound=Callable[..., Any])
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """Join decorators, so that commands can share options."""
-
-    def decorate(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
-
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-
-
-@dataclass(frozen=True)
-class Names:
-    """What the command line binds."""
-
-    file: str | None  # a recipe's path
-    bindings: Bindings
-    nothing_bound: bool  # neither a recipe nor a checkpoint was given
-
-    def recipe(self, expression: str | None, *, free: bool = False) -> Recipe:
-        """Compile an expression, the recipe file, or the expression in the file's names."""
-        source = None
-        if expression is not None:
-            source = Source("<expr>", expression.removeprefix("\ufeff"))
-        file = None if self.file is None else read_recipe(self.file)
-        return api.build(source, file, self.bindings, free=free)
-
-
-def bindings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that bind names, as its argument `names`."""
-
-    @wraps(command)
-    def with_names(
-        *,
-        file: str | None,
-        base: str | None,
-        tasks: tuple[str, ...],
-        models: tuple[str, ...],
-        scalars: tuple[str, ...],
-        **rest: Any,
-    ) -> None:
-        values = dict(_scalar(*pair) for pair in _pairs("--set", scalars))
-        bound = bind(base, dict(_pairs("--task", tasks)), dict(_pairs("--model", models)), values)
-        command(names=Names(file, bound, not (file or base or tasks or models)), **rest)
-
-    return _BINDINGS(with_names)
-
-
-_BINDINGS = _options(
-    click.option("-f", "file", metavar="RECIPE", help="Read a recipe; EXPR replaces its own."),
-    click.option("--base", metavar="PATH", help="Bind base to a checkpoint."),
-    click.option(
-        "--task", "tasks", metavar="NAME=PATH", multiple=True, help="Bind a checkpoint minus base."
-    ),
-    click.option(
-        "--model", "models", metavar="NAME=PATH", multiple=True, help="Bind a checkpoint as it is."
-    ),
-    click.option("--set", "scalars", metavar="NAME=VALUE", multiple=True, help="Bind a scalar."),
-)
-choices = _options(
+choices = together(
     click.option("--dtype", metavar="DTYPE", help="Of floating tensors: bf16, f16, f32, …"),
     click.option("--donor", metavar="NAME", help="Gives names, dtypes and side files."),
     click.option("--shard-size", default="5GB", metavar="SIZE", help="Of one file [5GB]."),
@@ -281,22 +215,6 @@ def demo(folder: str) -> None:
     from taskalg.demo import run_demo
 
     run_demo(Path(folder), click.echo)
-
-
-def _scalar(name: str, value: str | None) -> tuple[str, Coefficient]:
-    if value is None:
-        raise UsageError(f"--set {name} has no value", help=f"write --set {name}=0.4")
-    return name, scalar(value, name)
-
-
-def _pairs(option: str, texts: tuple[str, ...]) -> list[tuple[str, str | None]]:
-    pairs: list[tuple[str, str | None]] = []
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if name in dict(pairs):
-            raise UsageError(f"{option} {name} is given twice")
-        pairs.append((name, value if equals else None))
-    return pairs
 
 
 def _print_json(found: dict[str, Any]) -> None:

@@ -272,7 +272,7 @@ class Recipe(Arithmetic):
         if is_number(other):
             other = Recipe.of_number(other)
         if not isinstance(other, Recipe):
-            return NotImplemented
+            return NotImplemented  # type: ignore[no-any-return]
         recipes: list[Recipe] = [self, other]
         return Recipe.combining(lambda values: rule(*values), recipes)
 
