@@ -53,6 +53,8 @@ class _Writer:
         self.lines: list[str] = []
         self.pieces: list[str] = []  # of the line being written
         self.opened = 0  # brackets open here
+        self.indent = 0  # brackets open where the line starts, without those it starts by closing
+        self.leading = True  # whether the line has only closing brackets so far
         self.last: Token | None = None
         self.unary = False  # whether the last token is a sign that belongs to what follows
 
@@ -62,8 +64,7 @@ class _Writer:
             if index:
                 self._end_line()
             if comment := _comment(part):
-                blank = "  " if self.pieces else " " * (INDENT * self.opened)
-                self.pieces.append(blank + comment)
+                self.pieces.append(f"  {comment}" if self.pieces else comment)
 
     def token(self, token: Token | None) -> None:
         """Write a token, spaced from the one before it."""
@@ -71,10 +72,11 @@ class _Writer:
             return
         closing = token.type in _CLOSE
         self.opened -= closing
-        sign = token.type in _SIGNS
-        unary = sign and (self.last is None or self.last.type not in _OPERANDS)
-        blank = " " if self._spaced(token, unary) else ""
-        self.pieces.append(blank if self.pieces else " " * (INDENT * self.opened))
+        unary = token.type in _SIGNS and (self.last is None or self.last.type not in _OPERANDS)
+        if self.pieces and self._spaced(token, unary):
+            self.pieces.append(" ")
+        if self.leading:
+            self.indent, self.leading = self.opened, closing
         self.pieces.append(str(token))
         self.opened += token.type in _OPEN
         self.last, self.unary = token, unary
@@ -86,8 +88,10 @@ class _Writer:
         return self.lines[kept[0] : kept[-1] + 1] if kept else []
 
     def _end_line(self) -> None:
-        self.lines.append("".join(self.pieces))
+        blank = " " * (INDENT * self.indent) if self.pieces else ""
+        self.lines.append(blank + "".join(self.pieces))
         self.pieces.clear()
+        self.indent, self.leading = self.opened, True
 
     def _spaced(self, token: Token, unary: bool) -> bool:
         """Tell whether a space stands between the last token and this one."""
