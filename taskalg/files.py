@@ -78,7 +78,8 @@ def list_folder(path: AnyPath) -> list[str]:
 
 def is_writable(folder: AnyPath) -> bool:
     """Tell whether this user may create files in a folder."""
-    return system.primitives.access(folder, os.W_OK | os.X_OK)
+    with _writing("look at", folder):
+        return system.primitives.access(folder, os.W_OK | os.X_OK)
 
 
 def free_space(folder: AnyPath) -> int:

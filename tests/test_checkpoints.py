@@ -77,8 +77,9 @@ REFUSED = {
     "UTF-16": (with_header("{}".encode("utf-16-le")), "header is not JSON"),
     "half a surrogate pair": (with_header(r'{"\ud800":1}'), "header is not UTF-8"),
     "NaN": (with_header('{"t": NaN}'), "holds NaN"),
-    "deep lists": (with_header('{"t":' + "[" * 100_000), "nested too deep"),
-    "deep objects": (with_header('{"t":' * 100_000), "nested too deep"),
+    "deep lists": (with_header('{"t":' + "[" * 100_000 + " " * 10**6), "nested too deep"),
+    "deep objects": (with_header('{"long name":' * 100_000), "nested too deep"),
+    "brackets": (with_header('{"t":[' + "[]," * 10_000 + "[]]}"), "more brackets than any"),
     "number of 5,000 digits": (with_header('{"t":' + "9" * 5000 + "}"), "header is not JSON"),
     "name twice": (with_header("{" + T4 + "," + T4 + "}", 4), "has 't' twice"),
     "name twice, escaped": (

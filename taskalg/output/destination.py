@@ -12,6 +12,7 @@ from taskalg.errors import OutputError, UsageError, listed, quoted
 from taskalg.output.layout import INDEX_NAME, SINGLE_NAME, ShardLayout
 from taskalg.output.sidefiles import CONFIG_NAME, SideFile, is_weights
 from taskalg.system import AnyPath
+from taskalg.units import bytes_text
 
 HIDDEN = ".taskalg-"  # what temporaries' names begin with
 _OURS = re.compile(rf"model(-\d{{5}}-of-\d{{5}})?\.safetensors|{re.escape(INDEX_NAME)}")
@@ -98,7 +99,7 @@ def check_space(place: Destination, needed: int) -> None:
     if free < needed:
         raise OutputError(
             f"not enough space for {quoted(str(place.out))}",
-            note=f"it needs {_size(needed)}, {_size(free)} are free",
+            note=f"it needs {bytes_text(needed)}, {bytes_text(free)} are free",
             help="free some space, or choose an output on another disk",
         )
 
@@ -192,10 +193,3 @@ def _in_the_way(place: Destination, words: str, note: str | None = None) -> Outp
         note=note,
         help="choose another output, or add --overwrite to replace the model in it",
     )
-
-
-def _size(count: int) -> str:
-    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} bytes"
