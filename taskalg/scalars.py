@@ -12,7 +12,7 @@ from typing import Any
 
 from taskalg.algebra.rationals import check_size
 from taskalg.errors import UsageError, quoted
-from taskalg.language.builder import exact
+from taskalg.language.literals import exact
 
 Number = Any  # int | float | Fraction | Decimal | str | NumPy scalar | torch scalar
 

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from taskalg.language.builder import MAX_BITS, too_long
+from taskalg.language.literals import MAX_BITS, too_long
 
 
 def check_size(value: Fraction) -> Fraction:

@@ -3,16 +3,16 @@
 A part remembers where it stood with its brackets and how deeply it nests; the node inside does not.
 """
 
-import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 from lark import Token
 
 from taskalg.errors import ExpressionError, Source, Span, quoted
+from taskalg.language.characters import bad_name
+from taskalg.language.literals import exact
 from taskalg.language.nodes import (
     Argument,
     Binding,
@@ -33,10 +33,6 @@ from taskalg.language.nodes import (
 )
 
 MAX_NESTING = 200  # brackets, signs, selectors and calls inside one another
-MAX_BITS = 4096  # of a scalar, above and below the line
-_MAX_DIGITS = 1234  # 4,096 bits in decimal digits, rounded up
-# Marks that reorder what a reader sees; never allowed, not even in comments (Trojan Source).
-_BIDIRECTIONAL = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +211,7 @@ class Builder:
         span = self._span(token, token)
         name = str(token) if token.isascii() else unicodedata.normalize("NFKC", str(token))
         if not name.isidentifier():
-            raise _bad_name(token, span)
+            raise bad_name(str(token), span)
         return Name(name, span)
 
     def _string(self, token: Token) -> String:
@@ -243,75 +239,3 @@ def _start(piece: Piece) -> int:
 
 def _end(piece: Piece) -> int:
     return piece.end if isinstance(piece, Part) else piece.end_pos or 0
-
-
-def exact(text: str, span: Span | None = None) -> Fraction:
-    """Return the rational a literal spells: `0.1` is 1/10, `1_000` is 1000.
-
-    Raises:
-        ExpressionError: it needs more than 4,096 bits above or below the line.
-    """
-    mantissa, _, exponent = text.replace("_", "").lower().partition("e")
-    digits = mantissa.replace(".", "").strip("0")
-    if not digits:
-        return Fraction(0)
-    size = len(exponent.lstrip("+-0"))
-    if len(digits) > _MAX_DIGITS or size > 4 or abs(int(exponent or 0)) > 2 * _MAX_DIGITS:
-        raise too_long(span)
-    value = Fraction(f"{mantissa}e{exponent or 0}")
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-        raise too_long(span)
-    return value
-
-
-def too_long(span: Span | None) -> ExpressionError:
-    """Return the error for a scalar beyond the limit."""
-    return ExpressionError(
-        "a scalar is too long to be exact",
-        span,
-        note=f"the limit is {MAX_BITS:,} bits above and below the line",
-    )
-
-
-def name_character(char: str) -> str:
-    """Name a character for a message: quoted, and called by its Unicode name when that helps."""
-    if char.isascii() and char.isprintable():
-        return f"'{char}'"
-    name = unicodedata.name(char, "") or f"control character {ord(char)}"
-    shown = f"'{char}' " if char.isprintable() else ""
-    return f"{shown}U+{ord(char):04X} ({name})"
-
-
-def check_characters(source: Source) -> None:
-    """Refuse characters that would make a reader see another text than the parser does.
-
-    Raises:
-        ExpressionError: a bidirectional control character, named, with its place.
-    """
-    found = _BIDIRECTIONAL.search(source.text)
-    if found:
-        raise ExpressionError(
-            f"unexpected {name_character(found.group())}",
-            Span(source, found.start(), found.end()),
-            note="it changes the order in which the text is shown",
-            help="delete it",
-        )
-
-
-_LOOKALIKES = {"−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "∗": "*", "÷": "/", "∕": "/"}
-_LOOKALIKES |= {"“": '"', "”": '"', "‘": "'", "’": "'", "＝": "=", "，": ",", "（": "(", "）": ")"}
-
-
-def _bad_name(token: Token, span: Span) -> ExpressionError:
-    """Say which character of a token keeps it from being a name."""
-    wrong = (i for i, char in enumerate(token) if not _may_stand_in_name(char))
-    offset = next(wrong, 0)
-    char = token[offset]
-    plain = _LOOKALIKES.get(char)
-    at = Span(span.source, span.start + offset, span.start + offset + 1)
-    help = f"write {plain}" if plain else None
-    return ExpressionError(f"unexpected {name_character(char)}", at, help=help)
-
-
-def _may_stand_in_name(char: str) -> bool:
-    return ("a" + unicodedata.normalize("NFKC", char)).isidentifier()

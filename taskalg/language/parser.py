@@ -16,7 +16,8 @@ from lark import Lark, Token, UnexpectedCharacters, UnexpectedInput, UnexpectedT
 from lark.lark import PostLex
 
 from taskalg.errors import ExpressionError, Source, Span, listed, printable
-from taskalg.language.builder import Builder, Line, check_characters, name_character
+from taskalg.language.builder import Builder, Line
+from taskalg.language.characters import check_characters, name_character
 from taskalg.language.nodes import Binding, Definition, Node, Recipe, Statement, Use
 
 # What a terminal is called in "expected …"; a test holds this against the grammar.

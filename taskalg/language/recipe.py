@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from taskalg.errors import ExpressionError, Source, Span, UnknownNameError, listed, quoted
-from taskalg.language.builder import MAX_NESTING, name_character
+from taskalg.language.builder import MAX_NESTING
+from taskalg.language.characters import name_character
 from taskalg.language.nodes import (
     Binding,
     Call,
