@@ -104,7 +104,7 @@ def test_bindings_and_functions_mean_what_they_are_written_out(
     data: st.DataObject, recipe: tuple[list[str], Node]
 ) -> None:
     lines, expression = recipe
-    text = "\n".join([*lines, data.draw(written(expression))])
+    text = "\n".join([*lines, f"({data.draw(written(expression))})"])  # no line starts with a sign
     assert rows_of(compiled(text), TENSORS) == expected_rows(text, TENSORS)
 
 
