@@ -112,3 +112,13 @@ def test_a_text_that_does_not_parse_raises_the_parsers_error(text: str) -> None:
 def test_a_long_text_takes_linear_time() -> None:
     text = "+".join(["a"] * 20_000)
     assert formatted(text) == " + ".join(["a"] * 20_000) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "help"),
+    [("a + 2b", "write 2*b"), ("a b", "write a*b"), ("2(a)", "write * between")],
+)
+def test_implicit_multiplication_is_told(text: str, help: str) -> None:
+    with pytest.raises(ExpressionError) as error:
+        tree(text)
+    assert (error.value.note, error.value.help) == ("there is no implicit multiplication", help)

@@ -44,6 +44,7 @@ DISPLAY = {
 }
 _OPERATORS = ("PLUS", "MINUS", "STAR", "SLASH")
 _OPERAND_ENDS = ("NUMBER", "NAME", "RPAR", "RSQB")
+_OPERAND_STARTS = ("NUMBER", "NAME", "LPAR")
 _lock = Lock()  # the builder holds the source of the text being parsed
 
 
@@ -189,19 +190,21 @@ def _unexpected_character(error: UnexpectedCharacters, source: Source) -> Expres
 
 
 def _unexpected_token(error: UnexpectedToken, source: Source) -> ExpressionError:
-    token, before = error.token, error.token_history[-1] if error.token_history else None
+    token, stack = error.token, error.state.value_stack
+    before = stack[-1] if stack and isinstance(stack[-1], Token) else None
     if token.type == "$END":
         end = len(source.text)
         return ExpressionError(
             "the expression ends too soon", Span(source, end, end), note=_expected(error)
         )
     span, shown = _span(token, source), "end of line" if token.type == "_NEWLINE" else str(token)
-    if before is not None and before.type in _OPERAND_ENDS and token.type in ("NAME", "NUMBER"):
+    if before is not None and before.type in _OPERAND_ENDS and token.type in _OPERAND_STARTS:
+        words = before.type in _OPERAND_STARTS and token.type in _OPERAND_ENDS
         return ExpressionError(
             f"unexpected {_quote(shown)}",
             span,
             note="there is no implicit multiplication",
-            help=f"write {printable(before)}*{printable(token)}",
+            help=f"write {printable(before)}*{printable(token)}" if words else "write * between",
         )
     if token.type == "STRING":
         return ExpressionError(
