@@ -138,6 +138,14 @@ def test_the_integer_rounding_is_python_s(size: int, power: int, divisor: int, o
         assert nearest(-size, power, divisor, dtype) == int((-wanted).view(f"u{kind.itemsize}"))
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_ten_million_elements_are_all_rounded_right() -> None:
+    command = [sys.executable, "-m", "tests.bench.accuracy", "700000"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 # ---- Blocks and threads
 
 
