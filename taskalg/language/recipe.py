@@ -10,7 +10,15 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from taskalg.errors import ExpressionError, Source, Span, UnknownNameError, listed, quoted
+from taskalg.errors import (
+    LISTED,
+    ExpressionError,
+    Source,
+    Span,
+    UnknownNameError,
+    listed,
+    quoted,
+)
 from taskalg.language.builder import MAX_NESTING
 from taskalg.language.characters import name_character
 from taskalg.language.nodes import (
@@ -260,4 +268,5 @@ def _suggest(name: str, known: list[str], what: str) -> str:
         return "bind it with --base PATH, or declare it with --model base"
     if not known:
         return "bind it: --base PATH, --task NAME=PATH, --model NAME=PATH or --set NAME=VALUE"
-    return f"{start}known {what}: {listed(known, 'and')}"
+    shown = ", ".join(known) if len(known) <= LISTED else listed(known)
+    return f"{start}known {what}: {shown}"
