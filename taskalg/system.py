@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AnyPath: TypeAlias = str | os.PathLike[str]
+OnPath: TypeAlias = Callable[[AnyPath], None]
+OnFile: TypeAlias = Callable[[int], None]
+OnView: TypeAlias = Callable[[int, memoryview], int]  # of a file: returns the bytes moved
+OnViewAt: TypeAlias = Callable[[int, memoryview, int], int]  # the same, at an offset
+OnViews: TypeAlias = Callable[[int, Sequence[memoryview], int], int]
 Buffer: TypeAlias = "bytes | bytearray | memoryview | NDArray[Any]"
 
 LARGEST_CALL = 0x7FFFF000  # Linux moves at most this many bytes in one call; macOS refuses more
@@ -49,7 +54,7 @@ class Primitives:
     """The system calls used here; None where the platform has no such call."""
 
     open: Callable[..., int] = os.open
-    close: Callable[[int], None] = os.close
+    close: OnFile = os.close
     stat: Callable[[AnyPath], os.stat_result] = os.stat
     lstat: Callable[[AnyPath], os.stat_result] = os.lstat
     fstat: Callable[[int], os.stat_result] = os.fstat
@@ -57,20 +62,20 @@ class Primitives:
     listdir: Callable[[AnyPath], list[str]] = os.listdir
     free: Callable[[AnyPath], int] = _free
     seek: Callable[[int, int, int], int] = os.lseek
-    readinto: Callable[[int, memoryview], int] = _readinto
-    write: Callable[[int, memoryview], int] = os.write
+    readinto: OnView = _readinto
+    write: OnView = os.write
     pread: Callable[[int, int, int], bytes] | None = None
-    preadv: Callable[[int, Sequence[memoryview], int], int] | None = None
-    pwrite: Callable[[int, memoryview, int], int] | None = None
+    preadv: OnViews | None = None
+    pwrite: OnViewAt | None = None
     copy_file_range: Callable[..., int] | None = None
     fallocate: Callable[[int, int, int], None] | None = None
-    fsync_folder: Callable[[int], None] | None = None
+    fsync_folder: OnFile | None = None
     truncate: Callable[[int, int], None] = os.ftruncate
-    fsync: Callable[[int], None] = os.fsync
+    fsync: OnFile = os.fsync
     replace: Callable[[AnyPath, AnyPath], None] = os.replace
-    unlink: Callable[[AnyPath], None] = os.unlink
-    mkdir: Callable[[AnyPath], None] = os.mkdir
-    rmdir: Callable[[AnyPath], None] = os.rmdir
+    unlink: OnPath = os.unlink
+    mkdir: OnPath = os.mkdir
+    rmdir: OnPath = os.rmdir
 
 
 primitives = Primitives(
@@ -185,7 +190,9 @@ def without(views: list[memoryview], count: int) -> list[memoryview]:
         count -= views[done].nbytes
         done += 1
     rest = views[done:]
-    return [rest[0][count:], *rest[1:]] if count else rest
+    if count:
+        rest[0] = rest[0][count:]
+    return rest
 
 
 def _batch(views: list[memoryview]) -> list[memoryview]:

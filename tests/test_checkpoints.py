@@ -425,16 +425,16 @@ def test_an_index_may_not_name_such_a_file(sharded: Path, home: str) -> None:
 
 
 INDEXES = {
-    b"{": "not JSON",
-    b"[]": "not a JSON object",
-    b"\xef\xbb\xbf{}": "a byte-order mark before the JSON",
-    b"\xff": "not UTF-8",
+    b"{": "it is not JSON",
+    b"[]": "it is not a JSON object",
+    b"\xef\xbb\xbf{}": "it starts with a byte-order mark",
+    b"\xff": "it is not UTF-8",
     b'{"metadata":{}}': "has no 'weight_map' object",
     b'{"metadata":{},"weight_map":[]}': "has no 'weight_map' object",
     b'{"weight_map":{"a":"one.safetensors"}}': "has no 'metadata' object",
     b'{"metadata":null,"weight_map":{"a":"one.safetensors"}}': "has no 'metadata' object",
     b'{"metadata":{},"weight_map":{"a":1}}': "the file of tensor 'a' is not a string",
-    b'{"metadata":{},"weight_map":{"a":"x","a":"y"}}': "'a' is there twice",
+    b'{"metadata":{},"weight_map":{"a":"x","a":"y"}}': "it has 'a' twice",
     b'{"metadata":' + b"[" * 100_000: "nested too deep",
 }
 
@@ -641,8 +641,8 @@ CONFIGS = {
     '{"quantization_config": {"load_in_4bit": true}}': "is quantized and cannot",
     '{"text_config": {"quantization_config": {"quant_method": "fp8"}}}': "quantized with fp8",
     '{"compression_config": {"format": "pack"}}': "is quantized and cannot",
-    "{": "config.json' is damaged or hostile: not JSON",
-    "{" * 100_000: "config.json' is damaged or hostile: n",
+    "{": "config.json' is damaged or hostile: it is not JSON",
+    "{" * 100_000: "config.json' is damaged or hostile: it is n",
 }
 
 

@@ -14,12 +14,13 @@ has half; a loop over tensors with its checks inside took twice as long.
 import gc
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, repeat
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from taskalg.checkpoints.base import TensorSpec
+from taskalg.checkpoints.strict_json import NotStrictError, parse_object
 from taskalg.dtypes import BY_CODE, DType
 from taskalg.errors import CheckpointError, listed, printable, quoted
 
@@ -40,6 +41,11 @@ _WHY_NOT = {
     "F8_E4M3FNUZ": _FNUZ,
     "F8_E5M2FNUZ": _FNUZ,
 }
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a string"}
+
+Entries: TypeAlias = dict[str, Any]  # the header's JSON: an entry for each name
+Names: TypeAlias = Iterable[str]
+Column: TypeAlias = list[Any]  # one field of all entries
 
 
 class _Refused(Exception):
@@ -107,51 +113,28 @@ def _without_collector() -> Iterator[None]:
         gc.enable()
 
 
-def _load(content: bytes) -> dict[str, Any]:
+def _load(content: bytes) -> Entries:
     if not content.startswith(b"{"):
         _refuse("its header does not start with '{'")
     if content.count(b"[") + content.count(b"{") > 1000 + len(content) // 8:
         # A tensor takes 50 bytes and three brackets. A hundred MB of "[]," take 5 GB of memory.
         _refuse("its header has more brackets than any list of tensors")
     try:
-        text = content.decode("utf-8")
-        entries: dict[str, Any] = json.loads(text, parse_constant=_no_constant)
-        if not _nothing_dropped(text, entries):
-            json.loads(text, object_pairs_hook=_unique)
-        if "\\u" in text:  # half of a surrogate pair passes the JSON parser and is no character
-            json.dumps(entries, ensure_ascii=False).encode("utf-8")
-    except UnicodeError as error:
-        _refuse("its header is not UTF-8", str(error))
-    except RecursionError:
-        _refuse("its header is nested too deep")
-    except ValueError as error:
-        _refuse("its header is not JSON", printable(str(error)))
-    return entries
+        return parse_object(content, _count_strings)
+    except NotStrictError as error:
+        _refuse(f"its header {error}", error.note)
 
 
-def _nothing_dropped(text: str, entries: dict[str, Any]) -> bool:
-    """Tell whether no key was there twice, from the number of strings: each has two quotes.
+def _count_strings(entries: Entries) -> int:
+    """Return how many strings a usual header has: a name, three keys and a dtype per tensor.
 
-    A tensor's entry has five strings: its name, three keys and the dtype. Extra keys and escapes
-    make it say no, and the slow way decides; an entry with fewer is refused anyway.
+    A header with fewer is refused anyway.
     """
+    strings = 5 * len(entries)
     metadata = entries.get(METADATA)
-    about = 1 + 2 * len(metadata) if isinstance(metadata, dict) else 0
-    strings = 5 * (len(entries) - (METADATA in entries)) + about
-    return "\\" not in text and text.count('"') == 2 * strings
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            _refuse(f"its header has {quoted(key)} twice")
-        found[key] = value
-    return found
-
-
-def _no_constant(word: str) -> NoReturn:
-    _refuse(f"its header holds {word}, which is not JSON")
+    if isinstance(metadata, dict):
+        strings += 2 * len(metadata) + 1 - 5
+    return strings
 
 
 def _metadata(found: object) -> dict[str, str]:
@@ -163,57 +146,61 @@ def _metadata(found: object) -> dict[str, str]:
     return found
 
 
-def _specs(entries: dict[str, Any], start: int, data_size: int, shard: int) -> list[TensorSpec]:
+def _specs(entries: Entries, start: int, data_size: int, shard: int) -> list[TensorSpec]:
     names = list(entries)
     _check_types(names, "entry", list(entries.values()), dict)
     dtypes = _dtypes(names, _column(entries, "dtype", str))
     shapes = _column(entries, "shape", list)
     ranges = _column(entries, "data_offsets", list)
-    for key, column in (("shape", shapes), ("data_offsets", ranges)):
-        if not _whole(chain.from_iterable(column)):
-            _blame_number(names, key, column)
+    _check_numbers(names, "shape", shapes)
+    _check_numbers(names, "data_offsets", ranges)
     if max(map(len, shapes), default=0) > MOST_DIMENSIONS:
-        many = [name for name in names if len(entries[name]["shape"]) > MOST_DIMENSIONS]
-        _refuse(f"tensor {quoted(many[0])} has more than {MOST_DIMENSIONS} dimensions")
-    if set(map(len, ranges)) - {2}:
-        name = next(name for name, ends in zip(names, ranges, strict=True) if len(ends) != 2)
-        _refuse(f"tensor {quoted(name)} does not have two data_offsets")
-    if max(chain.from_iterable(ranges), default=0) > data_size:
-        _blame_end(names, ranges, data_size)
+        name, _ = _first(names, shapes, lambda shape: len(shape) > MOST_DIMENSIONS)
+        _refuse(f"tensor {quoted(name)} has more than {MOST_DIMENSIONS} dimensions")
+    _check_ends(names, ranges, data_size)
     sizes = [end - begin for begin, end in ranges]
-    for name, dtype, shape, size in zip(names, dtypes, shapes, sizes, strict=True):
+    rows = zip(names, dtypes, shapes, sizes, strict=True)
+    for name, dtype, shape, size in rows:
         if math.prod(shape) * dtype.itemsize != size or size == 0:
             _check_size(name, dtype, shape, size)
     offsets = (start + begin for begin, _ in ranges)
-    return list(map(TensorSpec, names, dtypes, map(tuple, shapes), repeat(shard), offsets, sizes))
+    specs = map(
+        TensorSpec,
+        names,
+        dtypes,
+        map(tuple, shapes),
+        repeat(shard),
+        offsets,
+        sizes,
+    )
+    return list(specs)
 
 
-def _column(entries: dict[str, Any], key: str, kind: type) -> list[Any]:
+def _column(entries: Entries, key: str, kind: type) -> Column:
     try:
         column = [entry[key] for entry in entries.values()]
     except KeyError:
-        name, entry = next(item for item in entries.items() if key not in item[1])
-        note = f"found {listed([quoted(found) for found in entry]) or 'nothing'}"
+        rows = list(entries.values())
+        name, entry = _first(entries, rows, lambda entry: key not in entry)
+        there = [quoted(other) for other in entry]
+        note = f"found {listed(there) or 'nothing'}"
         _refuse(f"the entry of tensor {quoted(name)} has no {key}", note)
-    _check_types(list(entries), key, column, kind)
+    _check_types(entries, key, column, kind)
     return column
 
 
-def _check_types(names: Sequence[str], key: str, column: list[Any], kind: type) -> None:
+def _check_types(names: Names, key: str, column: Column, kind: type) -> None:
     if set(map(type, column)) <= {kind}:
         return
-    name, value = next(
-        pair for pair in zip(names, column, strict=True) if type(pair[1]) is not kind
-    )
-    words: dict[type, str] = {dict: "an object", list: "a list", str: "a string"}
-    _refuse(f"the {key} of tensor {quoted(name)} is not {words[kind]}", _found(value))
+    name, value = _first(names, column, lambda value: type(value) is not kind)
+    _refuse(f"the {key} of tensor {quoted(name)} is not {_KINDS[kind]}", _found(value))
 
 
-def _dtypes(names: Sequence[str], codes: list[str]) -> list[DType]:
+def _dtypes(names: Names, codes: Column) -> list[DType]:
     unknown = set(codes) - BY_CODE.keys()
     if not unknown:
         return [BY_CODE[code] for code in codes]
-    name, code = next(pair for pair in zip(names, codes, strict=True) if pair[1] in unknown)
+    name, code = _first(names, codes, unknown.__contains__)
     if code in _WHY_NOT:
         raise _Unsupported(f"tensor {quoted(name)} has dtype {code}", _WHY_NOT[code])
     _refuse(f"tensor {quoted(name)} has an unknown dtype", _found(code))
@@ -225,20 +212,39 @@ def _whole(numbers: Iterable[Any]) -> bool:
     return set(map(type, found)) <= {int} and min(found, default=0) >= 0
 
 
-def _blame_number(names: Sequence[str], key: str, column: list[list[Any]]) -> NoReturn:
-    name, found = next(
-        (name, number)
-        for name, numbers in zip(names, column, strict=True)
-        for number in numbers
-        if not _whole([number])
-    )
-    _refuse(f"the {key} of tensor {quoted(name)} has a wrong number", _found(found))
+def _check_numbers(names: Names, key: str, column: Column) -> None:
+    if _whole(chain.from_iterable(column)):
+        return
+    name, numbers = _first(names, column, lambda numbers: not _whole(numbers))
+    wrong = next(number for number in numbers if not _whole([number]))
+    _refuse(f"the {key} of tensor {quoted(name)} has a wrong number", _found(wrong))
+
+
+def _check_ends(names: Names, ranges: Column, data_size: int) -> None:
+    if set(map(len, ranges)) - {2}:
+        name, _ = _first(names, ranges, lambda ends: len(ends) != 2)
+        _refuse(f"tensor {quoted(name)} does not have two data_offsets")
+    if max(chain.from_iterable(ranges), default=0) > data_size:
+        name, _ = _first(names, ranges, lambda ends: max(ends) > data_size)
+        _refuse(
+            f"it is cut short: the range of tensor {quoted(name)} ends after the file does",
+            f"the file has {data_size:,} bytes after its header",
+        )
+
+
+def _first(names: Names, column: Column, is_wrong: Callable[[Any], bool]) -> tuple[str, Any]:
+    """Find the tensor to blame, once a check of the whole column has failed."""
+    for name, value in zip(names, column, strict=True):
+        if is_wrong(value):
+            return name, value
+    raise AssertionError("a check of the whole column was wrong")
 
 
 def _check_size(name: str, dtype: DType, shape: list[int], size: int) -> None:
     """Refuse a shape that does not fill its range, or that overflows behind a zero."""
     text = _brief(f"{shape} of {dtype.code}")
-    if math.prod(filter(None, shape)) * dtype.itemsize > LARGEST_TENSOR:
+    without_zeros = math.prod(filter(None, shape))
+    if without_zeros * dtype.itemsize > LARGEST_TENSOR:
         _refuse(f"the shape of tensor {quoted(name)} overflows", f"it is {text}")
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes != size:
@@ -249,18 +255,13 @@ def _check_size(name: str, dtype: DType, shape: list[int], size: int) -> None:
 def _check_tiling(specs: list[TensorSpec], start: int, data_size: int) -> None:
     """Refuse ranges that do not follow each other from the first byte of the data to the last."""
     end = start
+    file_size = start + data_size
     for spec in specs:
         if spec.offset != end:
             _blame_range(spec, end)
         end += spec.nbytes
-    if end < start + data_size:
-        _refuse(f"its last {start + data_size - end:,} bytes belong to no tensor")
-
-
-def _blame_end(names: Sequence[str], ranges: list[list[int]], data_size: int) -> NoReturn:
-    name = next(name for name, ends in zip(names, ranges, strict=True) if max(ends) > data_size)
-    note = f"the file has {data_size:,} bytes after its header"
-    _refuse(f"it is cut short: the range of tensor {quoted(name)} ends after the file does", note)
+    if end < file_size:
+        _refuse(f"its last {file_size - end:,} bytes belong to no tensor")
 
 
 def _blame_range(spec: TensorSpec, end: int) -> NoReturn:

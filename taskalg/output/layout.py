@@ -70,15 +70,18 @@ def lay_out(
         names = [single_name]
     else:
         names = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
-    return tuple(
-        _shard(name, group, task_vector) for name, group in zip(names, groups, strict=True)
-    )
+    pairs = zip(names, groups, strict=True)
+    return tuple(_shard(name, group, task_vector) for name, group in pairs)
 
 
 def index_bytes(layouts: Sequence[ShardLayout]) -> bytes:
     """Return the index that tells a loader which shard holds which tensor."""
-    homes = {tensor.name: layout.name for layout in layouts for tensor in layout.tensors}
-    total = sum(tensor.nbytes for layout in layouts for tensor in layout.tensors)
+    homes = {}
+    total = 0
+    for layout in layouts:
+        for tensor in layout.tensors:
+            homes[tensor.name] = layout.name
+            total += tensor.nbytes
     index = {"metadata": {"total_size": total}, "weight_map": homes}
     return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
 
@@ -110,11 +113,16 @@ def _shard(name: str, group: list[OutputTensor], task_vector: bool) -> ShardLayo
 
 
 def _header(tensors: Sequence[OutputTensor], ends: Sequence[int], task_vector: bool) -> bytes:
-    metadata = {"format": "pt"} | ({"taskalg": "task-vector"} if task_vector else {})
+    metadata = {"format": "pt"}
+    if task_vector:
+        metadata["taskalg"] = "task-vector"
     entries: dict[str, object] = {"__metadata__": metadata}
     for tensor, start, end in zip(tensors, ends[:-1], ends[1:], strict=True):
-        place = {"dtype": tensor.dtype.code, "shape": tensor.shape, "data_offsets": (start, end)}
-        entries[tensor.name] = place
+        entries[tensor.name] = {
+            "dtype": tensor.dtype.code,
+            "shape": tensor.shape,
+            "data_offsets": (start, end),
+        }
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

@@ -39,27 +39,32 @@ def read_moves(hidden: Path) -> list[Move]:
     if files.is_link(hidden) or not files.is_file(hidden / MOVES_NAME):
         return []
     try:
-        found = json.loads(files.read_small(hidden / MOVES_NAME, LARGEST_LIST))
-        moves = [Move(source, target) for source, target in found]
-        safe = all(_stays_inside(name) for move in moves for name in (move.source, move.target))
+        moves = _parse(files.read_small(hidden / MOVES_NAME, LARGEST_LIST))
     except (ValueError, TypeError, AttributeError, RecursionError, CheckpointError):
         return []  # the run was killed while it wrote the list: nothing had been moved
-    waiting = files.list_folder(hidden)
-    return moves if safe and moves and moves[-1].source in waiting else []
+    if not moves or moves[-1].source not in files.list_folder(hidden):
+        return []
+    return moves
 
 
 def done_targets(hidden: Path, moves: Sequence[Move]) -> list[str]:
     """Return the targets of the moves that are done, the latest first."""
-    waiting = set(files.list_folder(hidden)) if moves else set()
+    if not moves:
+        return []
+    waiting = set(files.list_folder(hidden))
     return [move.target for move in reversed(moves) if move.source not in waiting]
 
 
 def names_left(hidden: Path) -> frozenset[str]:
     """Return the names that an interrupted run left in the output's folder."""
     moves = read_moves(hidden)
-    done = done_targets(hidden, moves)
-    folders = [move.target.split("/")[0] for move in moves if "/" in move.target]
-    return frozenset([hidden.name, *done, *folders])
+    names = {hidden.name}
+    names.update(done_targets(hidden, moves))
+    for move in moves:
+        folder, slash, _ = move.target.partition("/")
+        if slash:
+            names.add(folder)
+    return frozenset(names)
 
 
 def remove_hidden(hidden: Path) -> None:
@@ -73,12 +78,24 @@ def remove_hidden(hidden: Path) -> None:
             f"{quoted(str(hidden))} is a link, where taskalg keeps its temporary files",
             help="remove the link",
         )
-    names = files.list_folder(hidden)
-    for name in sorted(names, key=lambda name: name != MOVES_NAME):
+    files.remove(hidden / MOVES_NAME)
+    for name in files.list_folder(hidden):
         files.remove(hidden / name)
     files.remove_folder(hidden)
 
 
+def _parse(content: bytes) -> list[Move]:
+    """Return the moves in a list, or raise what goes wrong with one that is not ours."""
+    moves = []
+    for source, target in json.loads(content):
+        if not (_stays_inside(source) and _stays_inside(target)):
+            raise ValueError(target)
+        moves.append(Move(source, target))
+    return moves
+
+
 def _stays_inside(name: str) -> bool:
-    parts = name.replace("\\", "/").split("/")
-    return all(part not in ("", ".", "..") for part in parts) and ":" not in name
+    if ":" in name or "\\" in name:
+        return False
+    parts = name.split("/")
+    return not {"", ".", ".."} & set(parts)
