@@ -163,7 +163,8 @@ def _recipe(lines: list[Line], source: Source) -> Recipe:
             statements.append(line.content)
         else:
             expression = line
-    return Recipe(tuple(statements), expression.content if expression else None, source)  # type: ignore[arg-type]
+    last = cast(Node | None, expression and expression.content)
+    return Recipe(tuple(statements), last, source)
 
 
 def _operator_starts_line(token: Token, source: Source) -> ExpressionError:
