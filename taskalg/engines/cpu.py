@@ -27,7 +27,8 @@ from taskalg.engines.weights import double_double_weights, floor_log2
 # of missed sub-blocks; how many were missed, and how many results overflowed.
 FastTier = Callable[[Sequence[int], int, int, NDArray[np.int64]], tuple[int, int]]
 
-_KINDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+# what kernels are specialized by; an array, because numba takes 10 [microseconds] to type a class
+_KINDS = {size: np.empty(0, f"u{size}") for size in (1, 2, 4)}
 _SAFE = 960  # |exponents| up to this leave room for sums and for the lowest bits in binary64
 
 
@@ -105,26 +106,30 @@ def _fused(spec: WeightedSumSpec, scaled: Scaled) -> FastTier:
 def _mixed(spec: WeightedSumSpec, scaled: Scaled) -> FastTier:
     weights = np.array([math.ldexp(factor, scaled.exponent) for factor in scaled.factors])
     exactness = _exactness(spec, scaled, BIAS)
+    rounding, sources = target(spec.output), _sources(spec.inputs)
 
     def run(
         inputs: Sequence[int], output: int, count: int, missed: NDArray[np.int64]
     ) -> tuple[int, int]:
-        where = Output(output, spec.output.itemsize, target(spec.output))
-        return mixed(describe(inputs, spec.inputs), weights, where, exactness, count, missed)
+        where = Output(output, spec.output.itemsize, rounding)
+        return mixed(sources(inputs), weights, where, exactness, count, missed)
 
     return run
 
 
 def slow_tiers(spec: WeightedSumSpec, scaled: Scaled) -> SlowTiers:
     """Return the double-double tier, and the integer tier for what that flags."""
-    weights, divisor = double_double_weights(scaled)
+    weights, divisor = double_double_weights(spec, scaled)
+    rounding, sources = target(spec.output), _sources(spec.inputs)
 
     def run(inputs: Sequence[Bytes], output: Bytes, starts: NDArray[np.int64]) -> Tally:
         count = output.size // spec.output.itemsize
         flagged = np.empty(min(count, len(starts) * SUB_BLOCK), np.int64)
-        sources = describe([_address(block) for block in inputs], spec.inputs)
-        where = Output(_address(output), spec.output.itemsize, target(spec.output))
-        flags, overflowed = double_double(sources, weights, divisor, where, starts, count, flagged)
+        where = Output(_address(output), spec.output.itemsize, rounding)
+        addresses = [_address(block) for block in inputs]
+        flags, overflowed = double_double(
+            sources(addresses), weights, divisor, where, starts, count, flagged
+        )
         elements = int(np.minimum(count - starts, SUB_BLOCK).sum())
         tally = Tally(overflowed=overflowed, tier2=elements - flags)
         if flags:
@@ -150,19 +155,18 @@ def _exactness(spec: WeightedSumSpec, scaled: Scaled, zero: int) -> Exactness:
     )
 
 
-def describe(addresses: Sequence[int], dtypes: Sequence[DType]) -> Inputs:
-    """Lay out inputs as the slower kernels want them."""
+def _sources(dtypes: Sequence[DType]) -> Callable[[Sequence[int]], Inputs]:
+    """Lay out inputs as the slower kernels want them, all but their addresses."""
     decodings = [source(BF16 if dtype == F64 else dtype) for dtype in dtypes]
-    scales = [2.0 ** decode_exponent(dtype) for dtype in dtypes]
-    limits = [_limit(dtype) for dtype in dtypes]
-    return Inputs(
-        addresses=np.array(addresses, np.int64),
+    layout = Inputs(
+        addresses=np.empty(0, np.int64),
         itemsizes=np.array([dtype.itemsize for dtype in dtypes]),
         shifts=np.array([decoding.shift for decoding in decodings]),
         masks=np.array([decoding.mask for decoding in decodings]),
-        scales=np.array(scales),
-        limits=np.array(limits),
+        scales=np.array([2.0 ** decode_exponent(dtype) for dtype in dtypes]),
+        limits=np.array([_limit(dtype) for dtype in dtypes]),
     )
+    return lambda addresses: layout._replace(addresses=np.array(addresses, np.int64))
 
 
 def _limit(dtype: DType) -> float:

@@ -38,6 +38,7 @@ class Weights(NamedTuple):
     high: NDArray[np.float64]
     low: NDArray[np.float64]  # high + low is a factor, to 106 bits
     doubt: NDArray[np.float64]  # bound on the error of that, 0 when it is exact
+    short: NDArray[np.bool_]  # the factor is exact, and so is its product with any element
     smallest: NDArray[np.uint64]  # pattern of the smallest element but zero that is safe
     largest: NDArray[np.uint64]  # pattern of the smallest element that is too large
 
@@ -72,6 +73,20 @@ def _accumulate(block: NDArray[np.float64], weights: Weights, term: int, sums: S
         extreme = (size - _ONE < smallest) | (size >= largest)  # zero less one is the largest
         missed = abs(lost_first) + abs(lost_second) + doubt * abs(element)
         sums.doubt[index] += _INFINITE if extreme else missed
+
+
+@inlined
+def _accumulate_short(block: NDArray[np.float64], weights: Weights, term: int, sums: Sums) -> None:
+    """Do what `_accumulate` does, at half the cost, for exact products."""
+    weight = weights.high[term]
+    smallest, largest = weights.smallest[term] - _ONE, weights.largest[term]
+    for index in range(len(block)):
+        element = block[index]
+        sums.high[index], lost = two_sum(sums.high[index], weight * element)
+        sums.low[index], missed = two_sum(sums.low[index], lost)
+        size = bits(element) & _SIGN_CLEARED
+        extreme = (size - _ONE < smallest) | (size >= largest)
+        sums.doubt[index] += _INFINITE if extreme else abs(missed)
 
 
 @inlined
@@ -205,6 +220,9 @@ def _sum_up(inputs: Inputs, weights: Weights, start: int, block: Any, sums: Sums
     sums.doubt[:] = 0.0
     for term in range(len(weights.high)):
         fill(block, inputs, term, start, len(block))
+        if weights.short[term]:
+            _accumulate_short(block, weights, term, sums)
+            continue
         _accumulate(block, weights, term, sums)
         if weights.low[term] != 0.0:
             _accumulate_low(block, weights.low[term], sums)

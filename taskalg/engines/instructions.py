@@ -35,7 +35,7 @@ def _instruction(result: Any, parameters: tuple[Any, ...], emit: Emit) -> Any:
 
 @_native
 def load(typing: Any, address: Any, index: Any, kind: Any) -> Any:
-    """Read element `index` of the array of NumPy scalar type `kind` that starts at `address`."""
+    """Read an element of the array at `address`, of the NumPy scalar or array type `kind`."""
     element = kind.dtype
 
     def emit(builder: Any, arguments: Any) -> Any:
@@ -48,7 +48,7 @@ def load(typing: Any, address: Any, index: Any, kind: Any) -> Any:
 
 @_native
 def store(typing: Any, address: Any, index: Any, kind: Any, value: Any) -> Any:
-    """Write the low bits of a 64-bit integer as element `index` of an array of `kind`."""
+    """Write the low bits of a 64-bit integer as an element of the array at `address`."""
     element = kind.dtype
 
     def emit(builder: Any, arguments: Any) -> Any:

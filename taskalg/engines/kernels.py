@@ -100,11 +100,11 @@ def fused(
 
     Args:
         addresses: of the inputs, all of one dtype of up to 32 bits: a tuple of integers.
-        kind: NumPy scalar type as wide as an input element, unsigned.
+        kind: array of unsigned integers as wide as an input element; only its type is used.
         weights: factors, the power of two that decoding leaves included.
         source: how to decode an input.
         output: address.
-        output_kind: NumPy scalar type as wide as an output element, unsigned.
+        output_kind: the same for the output.
         target: how to round.
         exactness: when to take part.
         count: elements.

@@ -53,13 +53,14 @@ def scale(coefficients: Sequence[Fraction]) -> Scaled:
     """
     denominator = math.lcm(*(c.denominator for c in coefficients))
     factors = [c.numerator * (denominator // c.denominator) for c in coefficients]
-    common = min(_trailing_zeros(factor) for factor in factors)
-    halvings = _trailing_zeros(denominator)
+    common = min(trailing_zeros(factor) for factor in factors)
+    halvings = trailing_zeros(denominator)
     shifted = tuple(factor >> common for factor in factors)
     return Scaled(shifted, common - halvings, denominator >> halvings)
 
 
-def _trailing_zeros(number: int) -> int:
+def trailing_zeros(number: int) -> int:
+    """Return how often two divides a number that is not zero."""
     return (number & -number).bit_length() - 1
 
 

@@ -6,28 +6,50 @@ divisor lies in [1, 2) and a factor is as large as its coefficient.
 """
 
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
+from taskalg.dtypes import DType
+from taskalg.engines.base import WeightedSumSpec
 from taskalg.engines.double_double import Divisor, Weights
 from taskalg.engines.formats import BIAS, pattern64
-from taskalg.engines.tiers import Scaled
+from taskalg.engines.tiers import BINARY64, Scaled, trailing_zeros
 
 # Exponents: coefficients beyond are left to the doubt, or to the integer tier; products beyond are
 # flagged. Together they keep the lowest bit of every product above 2**-1074, where binary64 ends.
 _EXTREME_FACTOR, _EXTREME_PRODUCT = 600, 800
 
 
-def double_double_weights(scaled: Scaled) -> tuple[Weights, Divisor]:
+class Factor(NamedTuple):
+    """One entry of `Weights`."""
+
+    high: float
+    low: float
+    doubt: float
+    smallest: int
+    largest: int
+
+
+def double_double_weights(spec: WeightedSumSpec, scaled: Scaled) -> tuple[Weights, Divisor]:
     """Return factors and divisor of a weighted sum for the double-double tier."""
     halvings = scaled.divisor.bit_length() - 1
     power = Fraction(2) ** (scaled.exponent - halvings)
-    rows = [_factor(factor * power) for factor in scaled.factors]
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    high, low, doubt, smallest, largest = columns
-    patterns = (column.astype(np.uint64) for column in (smallest, largest))
-    divisor = _two_parts(Fraction(scaled.divisor, 2**halvings))
-    return Weights(high, low, doubt, *patterns), Divisor(*divisor)
+    factors = [_factor(factor * power) for factor in scaled.factors]
+    weights = Weights(
+        high=np.array([factor.high for factor in factors]),
+        low=np.array([factor.low for factor in factors]),
+        doubt=np.array([factor.doubt for factor in factors]),
+        short=np.array([*map(_is_short, scaled.factors, factors, spec.inputs)]),
+        smallest=np.array([factor.smallest for factor in factors], np.uint64),
+        largest=np.array([factor.largest for factor in factors], np.uint64),
+    )
+    return weights, Divisor(*_two_parts(Fraction(scaled.divisor, 2**halvings)))
+
+
+def _is_short(integer: int, factor: Factor, dtype: DType) -> bool:
+    digits = abs(integer).bit_length() - trailing_zeros(integer)
+    return factor.doubt == 0.0 and digits + dtype.precision <= BINARY64
 
 
 def _two_parts(value: Fraction) -> tuple[float, float, float]:
@@ -41,17 +63,17 @@ def _two_parts(value: Fraction) -> tuple[float, float, float]:
     return high, low, max(float(error) * (1 + 2.0**-40), abs(high) * 2.0**-160)
 
 
-def _factor(value: Fraction) -> tuple[float, float, float, int, int]:
-    """Return high, low, doubt, and the patterns between which elements are safe."""
+def _factor(value: Fraction) -> Factor:
+    """Return a factor's parts, and the patterns between which elements are safe."""
     sign = -1.0 if value < 0 else 1.0
     exponent = floor_log2(abs(value))
     if exponent > _EXTREME_FACTOR:
-        return sign, 0.0, 0.0, 1, 1  # every element but zero is flagged
+        return Factor(sign, 0.0, 0.0, 1, 1)  # every element but zero is flagged
     if exponent < -_EXTREME_FACTOR:
         doubt = 2.0 ** (2 - _EXTREME_FACTOR)
-        return sign * 0.0, 0.0, doubt, *_between(-300, _EXTREME_PRODUCT)
+        return Factor(sign * 0.0, 0.0, doubt, *_between(-300, _EXTREME_PRODUCT))
     safe = _between(-_EXTREME_PRODUCT - exponent, _EXTREME_PRODUCT - exponent)
-    return *_two_parts(value), *safe
+    return Factor(*_two_parts(value), *safe)
 
 
 def _between(lowest: int, highest: int) -> tuple[int, int]:
