@@ -34,6 +34,46 @@ U8, I64 = BY_CODE["U8"], BY_CODE["I64"]
 DTYPES = st.sampled_from(list(BY_CODE.values()))
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sync nothing: a thousand runs would wait for the disk."""
+    calls = {name: getattr(system.primitives, name) for name in FIELDS}
+    calls |= {"fsync": lambda fd: None, "fsync_folder": lambda fd: None}
+    monkeypatch.setattr(system, "primitives", system.Primitives(**calls))
+
+
+def rerun(out: Path, way: str, expected: dict[str, bytes], overwrite: bool) -> None:
+    complete = visible(out) == expected
+    write(out, **WAYS[way] | {"overwrite": overwrite or complete})
+    assert tree(out) == expected
+    assert [p for p in out.parent.rglob("*") if ".taskalg" in p.name] == []
+
+
+def attempt(monkeypatch: pytest.MonkeyPatch, faults: Faults, out: Path, **options: Any) -> bool:
+    """Write with faults underneath, and tell whether it went through."""
+    with monkeypatch.context() as context:
+        inject(context, faults)
+        try:
+            write(out, **options)
+        except TaskalgError as error:
+            assert error.exit_code in (4, 5)
+            return False
+        except Killed:
+            return False
+    return True
+
+
+class Killed(BaseException):
+    """No call goes through from here on, as after kill -9."""
+
+
+def expected_tree(tmp_path: Path, way: str) -> dict[str, bytes]:
+    write(tmp_path / "expected" / way, **WAYS[way])
+    found = tree(tmp_path / "expected" / way)
+    shutil.rmtree(tmp_path / "expected")
+    return found
+
+
 def tensor(name: str, dtype: Any = F32, shape: Sequence[int] = (2,)) -> OutputTensor:
     count = int(np.prod(shape, dtype=np.int64))
     return OutputTensor(name, dtype, tuple(shape), count * dtype.itemsize)
@@ -389,47 +429,6 @@ def test_too_little_space_is_told_beforehand(
 # Faults: every call in turn fails, once or for good
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sync nothing: hundreds of runs would wait for the disk."""
-    calls = {name: getattr(system.primitives, name) for name in FIELDS}
-    calls |= {"fsync": lambda fd: None, "fsync_folder": lambda fd: None}
-    monkeypatch.setattr(system, "primitives", system.Primitives(**calls))
-
-
-def rerun(out: Path, way: str, expected: dict[str, bytes], overwrite: bool) -> None:
-    complete = visible(out) == expected
-    write(out, **WAYS[way] | {"overwrite": overwrite or complete})
-    assert tree(out) == expected
-    assert [p for p in out.parent.rglob("*") if ".taskalg" in p.name] == []
-
-
-def attempt(monkeypatch: pytest.MonkeyPatch, faults: Faults, out: Path, **options: Any) -> bool:
-    """Write with faults underneath, and tell whether it went through."""
-    with monkeypatch.context() as context:
-        inject(context, faults)
-        try:
-            write(out, **options)
-        except TaskalgError as error:
-            assert error.exit_code in (4, 5)
-            return False
-        except Killed:
-            return False
-    return True
-
-
-class Killed(BaseException):
-    """No call goes through from here on, as after kill -9."""
-
-
-def expected_tree(tmp_path: Path, way: str) -> dict[str, bytes]:
-    write(tmp_path / "expected" / way, **WAYS[way])
-    found = tree(tmp_path / "expected" / way)
-    shutil.rmtree(tmp_path / "expected")
-    return found
-
-
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("way", WAYS)
 def test_one_failing_call_leaves_nothing_or_everything(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str
@@ -454,7 +453,6 @@ def test_one_failing_call_leaves_nothing_or_everything(
         rerun(out, way, expected, False)
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("error", [None, Killed()])
 @pytest.mark.parametrize("way", WAYS)
 def test_after_calls_that_fail_for_good_a_rerun_completes(
@@ -478,7 +476,6 @@ def load_complete(out: Path) -> bool:
     return load(out) == CONTENT
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("error", [None, Killed()])
 @pytest.mark.parametrize("sticky", [False, True])
 @pytest.mark.parametrize("way", ["single", "sharded", "x.safetensors"])
