@@ -197,7 +197,7 @@ def write_folder(folder: Path, shapes: Shapes, name: str | None, shards: int = 1
         return
     keys = list(shapes)
     each = -(-len(keys) // shards)
-    homes = {}
+    homes: dict[str, str] = {}
     for shard in range(shards):
         home = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
         part = keys[shard * each : (shard + 1) * each]
@@ -223,7 +223,7 @@ def write_file(path: Path, shapes: Shapes, name: str | None) -> None:
             return
         for key, shape in shapes.items():
             for part in _numbers(key, int(np.prod(shape)), name):
-                file.write(part)
+                file.write(part.tobytes())
 
 
 def _numbers(key: str, count: int, name: str) -> Iterator[NDArray[np.uint16]]:
