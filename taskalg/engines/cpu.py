@@ -9,6 +9,7 @@ tier is compiled, or loaded, only when a block needs it.
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +28,12 @@ from taskalg.engines.weights import double_double_weights, floor_log2
 # of missed sub-blocks; how many were missed, and how many results overflowed.
 FastTier = Callable[[Sequence[int], int, int, NDArray[np.int64]], tuple[int, int]]
 
+# The other tiers: inputs, output and the starts of the sub-blocks to evaluate.
+SlowTiers = Callable[[Sequence[Bytes], Bytes, NDArray[np.int64]], Tally]
+
 # what kernels are specialized by; an array, because numba takes 10 [microseconds] to type a class
 _KINDS = {size: np.empty(0, f"u{size}") for size in (1, 2, 4)}
 _SAFE = 960  # |exponents| up to this leave room for sums and for the lowest bits in binary64
-
-
-# The other tiers: inputs, output and the starts of the sub-blocks to evaluate.
-SlowTiers = Callable[[Sequence[Bytes], Bytes, NDArray[np.int64]], Tally]
 
 
 class CpuEngine:
@@ -44,7 +44,8 @@ class CpuEngine:
     def prepare(self, spec: WeightedSumSpec) -> Evaluate:
         """Return a function that evaluates `spec` over a block, from any thread."""
         scaled = scale(spec.coefficients)
-        fast, slow = _fast_tier(spec, scaled), slow_tiers(spec, scaled)
+        fast = _fast_tier(spec, scaled)
+        slow = cache(partial(slow_tiers, spec, scaled))  # made only if a block needs it
 
         def evaluate(inputs: Sequence[Bytes], output: Bytes) -> Tally:
             count = output.size // spec.output.itemsize
@@ -55,7 +56,7 @@ class CpuEngine:
                 misses, overflowed = fast(addresses, _address(output), count, missed)
             tally = Tally(overflowed=overflowed)
             if misses:
-                tally += slow(inputs, output, missed[:misses])
+                tally += slow()(inputs, output, missed[:misses])
             return tally
 
         return evaluate

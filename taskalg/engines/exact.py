@@ -21,13 +21,11 @@ Patterns = NDArray[np.unsignedinteger]
 
 @dataclass(frozen=True)
 class Column:
-    """Elements of one input, `(n,)` each: `steps * 2**exponent` where finite."""
+    """Finite elements of one input, `(n,)` each: `steps * 2**exponent`."""
 
     negative: NDArray[np.bool_]  # the sign bit, of zeros, too
     steps: NDArray[np.int64]  # signed
     exponents: NDArray[np.int64]
-    finite: NDArray[np.bool_]
-    nan: NDArray[np.bool_]
 
 
 def settle(
@@ -47,16 +45,17 @@ def settle(
         chosen: indices [elements], `(n,)`.
     """
     pairs = zip(inputs, spec.inputs, strict=True)
-    columns = [_split(_patterns(*pair)[chosen], pair[1]) for pair in pairs]
+    rows = [_patterns(*pair)[chosen] for pair in pairs]
+    odd = [~_is_finite(*pair) for pair in zip(rows, spec.inputs, strict=True)]
+    finite = ~np.logical_or.reduce(odd)
+    columns = [_split(row[finite], dtype) for row, dtype in zip(rows, spec.inputs, strict=True)]
+    settled = np.array(_integers(scaled, columns, spec.output), np.uint64)
     results = _patterns(output, spec.output)
-    finite = np.logical_and.reduce([column.finite for column in columns])
-    results[chosen[~finite]] = _special(scaled, columns, spec.output)[~finite]
-    settled = np.array(_integers(scaled, columns, spec.output, finite), np.uint64)
     results[chosen[finite]] = settled
-    magnitudes = settled & np.uint64(_sign_bit(spec.output) - 1)
+    results[chosen[~finite]] = _special(spec, [row[~finite] for row in rows])
     return Tally(
-        overflowed=int(np.count_nonzero(magnitudes >= first_not_finite(spec.output))),
-        nonfinite=sum(int(np.count_nonzero(~column.finite)) for column in columns),
+        overflowed=int(np.count_nonzero(~_is_finite(settled, spec.output))),
+        nonfinite=sum(map(int, map(np.count_nonzero, odd))),
         tier3=len(settled),
     )
 
@@ -69,59 +68,56 @@ def _sign_bit(dtype: DType) -> int:
     return 1 << (8 * dtype.itemsize - 1)
 
 
+def _sizes(patterns: Patterns, dtype: DType) -> Patterns:
+    return patterns & patterns.dtype.type(_sign_bit(dtype) - 1)
+
+
+def _is_finite(patterns: Patterns, dtype: DType) -> NDArray[np.bool_]:
+    finite: NDArray[np.bool_] = _sizes(patterns, dtype) < first_not_finite(dtype)
+    return finite
+
+
 def _split(patterns: Patterns, dtype: DType) -> Column:
     fraction = dtype.precision - 1
-    sizes = (patterns & patterns.dtype.type(_sign_bit(dtype) - 1)).astype(np.int64)
+    sizes = _sizes(patterns, dtype).astype(np.int64)
     fields = sizes >> fraction
-    hidden = np.minimum(fields, 1)
     negative = patterns >= _sign_bit(dtype)
-    steps = sizes - ((fields - hidden) << fraction)
-    past = first_not_finite(dtype)
-    return Column(
-        negative=negative,
-        steps=np.where(negative, -steps, steps),
-        exponents=np.maximum(fields, 1) - bias(dtype) - fraction,
-        finite=sizes < past,
-        nan=sizes >= past + dtype.has_inf,
-    )
+    steps = sizes - ((fields - np.minimum(fields, 1)) << fraction)
+    exponents = np.maximum(fields, 1) - bias(dtype) - fraction
+    return Column(negative, np.where(negative, -steps, steps), exponents)
 
 
-def _special(scaled: Scaled, columns: Sequence[Column], dtype: DType) -> Patterns:
+def _special(spec: WeightedSumSpec, rows: Sequence[Patterns]) -> Patterns:
     """Return the patterns of elements whose sum holds a NaN or an infinity."""
+    nan, up, down = np.zeros((3, len(rows[0])), np.bool_)
+    for row, coefficient, dtype in zip(rows, spec.coefficients, spec.inputs, strict=True):
+        sizes, past = _sizes(row, dtype), first_not_finite(dtype)
+        infinite = (sizes == past) & dtype.has_inf
+        negative = (row >= _sign_bit(dtype)) ^ (coefficient < 0)
+        nan |= (sizes >= past) & ~infinite
+        up |= infinite & ~negative
+        down |= infinite & negative
+    infinity = first_not_finite(spec.output)
+    below = infinity | (_sign_bit(spec.output) if spec.output.has_inf else 0)
+    signed = np.where(up, np.uint64(infinity), np.uint64(below))
+    return np.where(nan | (up & down), np.uint64(quiet_nan(spec.output)), signed)
+
+
+def _integers(scaled: Scaled, columns: Sequence[Column], dtype: DType) -> list[int]:
+    """Return the patterns of the elements' sums, each rounded once."""
     pairs = list(zip(scaled.factors, columns, strict=True))
-    up = np.logical_or.reduce([_infinite(*pair, 1) for pair in pairs])
-    down = np.logical_or.reduce([_infinite(*pair, -1) for pair in pairs])
-    nan = np.logical_or.reduce([column.nan for column in columns]) | (up & down)
-    infinity = first_not_finite(dtype)
-    below = infinity | (_sign_bit(dtype) if dtype.has_inf else 0)
-    return np.where(nan, quiet_nan(dtype), np.where(up, infinity, below)).astype(np.uint64)
-
-
-def _infinite(factor: int, column: Column, sign: int) -> NDArray[np.bool_]:
-    """Tell where a product is an infinity of that sign."""
-    negative = (factor < 0) ^ (sign < 0)
-    infinite = ~column.finite & ~column.nan
-    return infinite & np.equal(column.negative, negative)
-
-
-def _integers(
-    scaled: Scaled, columns: Sequence[Column], dtype: DType, finite: NDArray[np.bool_]
-) -> list[int]:
-    """Return the patterns of the finite elements' sums, each rounded once."""
-    lowest = np.minimum.reduce([column.exponents for column in columns])[finite]
-    pairs = list(zip(scaled.factors, columns, strict=True))
+    lowest = np.minimum.reduce([column.exponents for column in columns])
     signs = [column.negative ^ (factor < 0) for factor, column in pairs]
-    negative = np.logical_and.reduce(signs)[finite].tolist()
     totals = [0] * len(lowest)
     for factor, column in pairs:
-        shifts = (column.exponents[finite] - lowest).tolist()
-        steps = column.steps[finite].tolist()
-        rows = zip(totals, steps, shifts, strict=True)
+        shifts = (column.exponents - lowest).tolist()
+        rows = zip(totals, column.steps.tolist(), shifts, strict=True)
         totals = [total + (factor * step << shift) for total, step, shift in rows]
     exponents = (lowest + scaled.exponent).tolist()
+    zeros = (np.logical_and.reduce(signs) * np.uint64(_sign_bit(dtype))).tolist()
     return [
-        nearest(total, exponent, scaled.divisor, dtype) if total else below * _sign_bit(dtype)
-        for total, exponent, below in zip(totals, exponents, negative, strict=True)
+        nearest(total, exponent, scaled.divisor, dtype) if total else zero
+        for total, exponent, zero in zip(totals, exponents, zeros, strict=True)
     ]
 
 
