@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskalg.dtypes import BF16, F8_E4M3, F8_E5M2, F16, F32, FLOATING, DType
+from taskalg.dtypes import BF16, F8_E4M3, F8_E5M2, F16, F32, F64, FLOATING, DType
 from taskalg.engines.base import Bytes, Engine, Evaluate, Tally, WeightedSumSpec
 from taskalg.engines.registry import get_engine
 
