@@ -3,8 +3,7 @@
 Reading blames the input (`CheckpointError`, exit 4), writing the output (`OutputError`, exit 5).
 Short reads and writes are continued. A failed fsync is never tried again: the kernel has marked
 the lost pages clean, so a second one would lie (Rebello et al. 2020, "Can Applications Recover
-from fsync Failures?"). The calls themselves, and the way around each that a platform lacks, are in
-system.py.
+from fsync Failures?"). The calls themselves, and ways around those a platform lacks: system.py.
 """
 
 import errno
@@ -89,11 +88,10 @@ def free_space(folder: AnyPath) -> int:
 
 
 def open_input(path: AnyPath) -> int:
-    """Open a regular file for reading; `close` gives it back.
+    """Open a regular file for reading; `close` gives it back. A pipe would wait forever.
 
     Raises:
-        CheckpointError: it is missing, unreadable, or a folder, pipe, device or socket. None of
-            these is ever opened: a pipe would wait forever.
+        CheckpointError: it is missing, unreadable, or a folder, pipe, device or socket.
     """
     _refuse_special(path, _look(path).st_mode)
     with _reading(path):
@@ -134,11 +132,7 @@ def read_into(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
 
 
 def read_small(path: AnyPath, limit: int) -> bytes:
-    """Return a whole file of at most `limit` bytes.
-
-    Raises:
-        CheckpointError: it cannot be read, or is larger.
-    """
+    """Return a whole file of at most `limit` bytes; a CheckpointError if it is larger."""
     fd = open_input(path)
     try:
         size = fingerprint(fd).size
@@ -191,6 +185,14 @@ def create_output(path: AnyPath, size: int) -> int:
                 close(fd)
                 system.primitives.unlink(path)
             raise
+    return fd
+
+
+def open_output(path: AnyPath) -> int:
+    """Open a file that `create_output` made and that was closed, to go on writing to it."""
+    with _writing("open", path):
+        fd = system.open_to_write(path)
+    _paths[fd] = os.fspath(path)
     return fd
 
 

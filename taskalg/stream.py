@@ -14,10 +14,10 @@ import numpy as np
 
 from taskalg import files
 from taskalg.blocks import ALIGNMENT, Block, arena_size
-from taskalg.checkpoints.base import Checkpoint, TensorSpec
+from taskalg.checkpoints.base import Checkpoint, Shard, TensorSpec, open_shard
 from taskalg.engines.base import Bytes, Engine, Evaluate, Tally, WeightedSumSpec
 from taskalg.errors import MismatchError, OverflowingError, listed, quoted
-from taskalg.inputs import InputFiles
+from taskalg.handles import INPUTS, Handles
 from taskalg.output.layout import SHARD_SIZE
 from taskalg.plan import Combination, Plan
 
@@ -54,7 +54,7 @@ class Pass:
         self.plan, self.inputs, self.settings = plan, inputs, settings
         self.tally = Tally()
         self.bytes_read = self.bytes_copied = self.bytes_written = 0
-        self._files = InputFiles()
+        self._files: Handles[Shard] = Handles(open_shard, files.close, INPUTS)
         self._evaluates = [_prepare(engine, combination) for combination in plan.combinations]
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -63,7 +63,7 @@ class Pass:
         self._nonfinite: dict[str, None] = {}
         self._different: tuple[str, ...] = ()  # integer tensors
 
-    def run(self, blocks: Iterator[Block], outputs: Sequence[int], threads: int) -> None:
+    def run(self, blocks: Iterator[Block], outputs: Handles[int], threads: int) -> None:
         """Compare integer tensors, then evaluate all blocks, reporting progress from this thread.
 
         Raises:
@@ -105,12 +105,12 @@ class Pass:
 
     def _whole(self, operand: int, spec: TensorSpec) -> bytes:
         content = bytearray(spec.nbytes)
-        with self._files.reading(self.inputs[operand].shards[spec.shard]) as fd:
+        with self._files.using(self.inputs[operand].shards[spec.shard]) as fd:
             files.read_into(fd, [content], spec.offset)
         self.bytes_read += spec.nbytes
         return bytes(content)
 
-    def _stream(self, blocks: Iterator[Block], outputs: Sequence[int], threads: int) -> None:
+    def _stream(self, blocks: Iterator[Block], outputs: Handles[int], threads: int) -> None:
         workers = [
             threading.Thread(target=self._work, args=(blocks, outputs, threads), daemon=True)
             for _ in range(threads)
@@ -135,7 +135,7 @@ class Pass:
             total = self.plan.bytes_read + self.plan.bytes_written
             self.settings.progress(Progress(self.bytes_read + self.bytes_written, total))
 
-    def _work(self, blocks: Iterator[Block], outputs: Sequence[int], threads: int) -> None:
+    def _work(self, blocks: Iterator[Block], outputs: Handles[int], threads: int) -> None:
         try:
             arena = Arena(arena_size(self.plan, threads))
             while not self._stop.is_set():
@@ -145,15 +145,17 @@ class Pass:
                     return
                 combination = self.plan.combinations[block.combination]
                 if combination.is_copy:
-                    self._copy(block, combination, outputs[block.shard])
+                    self._copy(block, combination, outputs)
                 else:
-                    self._sum(block, combination, outputs[block.shard], arena)
+                    self._sum(block, combination, outputs, arena)
         except BaseException as error:
             with self._lock:
                 self._failure = self._failure or error
             self._stop.set()
 
-    def _sum(self, block: Block, combination: Combination, output: int, arena: "Arena") -> None:
+    def _sum(
+        self, block: Block, combination: Combination, outputs: Handles[int], arena: "Arena"
+    ) -> None:
         arena.clear()
         sources = []
         for operand, pieces in zip(combination.operands, block.sources, strict=True):
@@ -161,24 +163,25 @@ class Pass:
             sources.append(source)
             start = 0
             for piece in pieces:
-                with self._files.reading(self.inputs[operand].shards[piece.shard]) as fd:
+                with self._files.using(self.inputs[operand].shards[piece.shard]) as fd:
                     files.read_into(fd, [source[start : start + piece.nbytes].data], piece.offset)
                 start += piece.nbytes
         result = arena.take(block.nbytes)
         tally = self._evaluates[block.combination](sources, result)
         if tally.overflowed or tally.nonfinite:
             self._blame(block, combination, sources)
-        files.write_at(output, result.data, block.offset)
+        with outputs.using(block.shard) as output:
+            files.write_at(output, result.data, block.offset)
         with self._lock:
             self.tally += tally
             self.bytes_read += sum(source.nbytes for source in sources)
             self.bytes_written += block.nbytes
 
-    def _copy(self, block: Block, combination: Combination, output: int) -> None:
+    def _copy(self, block: Block, combination: Combination, outputs: Handles[int]) -> None:
         to = block.offset
         for piece in block.sources[0]:
             shard = self.inputs[combination.operands[0]].shards[piece.shard]
-            with self._files.reading(shard) as fd:
+            with self._files.using(shard) as fd, outputs.using(block.shard) as output:
                 for start in range(0, piece.nbytes, _COPY):
                     if self._stop.is_set():
                         return

@@ -99,6 +99,11 @@ def create(path: AnyPath) -> int:
     return primitives.open(path, _OUTPUT, 0o666)
 
 
+def open_to_write(path: AnyPath) -> int:
+    """Open a file that `create` made, to go on writing to it."""
+    return primitives.open(path, _OUTPUT & ~(os.O_CREAT | os.O_EXCL))
+
+
 def read_some(fd: int, views: list[memoryview], offset: int) -> int:
     """Read into the views, one after the other, and return the bytes read: 0 at the end."""
     if primitives.preadv is not None:

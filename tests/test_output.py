@@ -21,6 +21,7 @@ from taskalg.checkpoints.base import Checkpoint
 from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.dtypes import BF16, BY_CODE, F16, F32
 from taskalg.errors import CheckpointError, OutputError, TaskalgError, UsageError
+from taskalg.handles import Handles
 from taskalg.output import layout
 from taskalg.output.layout import OutputTensor, ShardLayout, index_bytes, lay_out
 from taskalg.output.moves import MOVES_NAME
@@ -101,10 +102,11 @@ def write(
         staged.publish()
 
 
-def fill(layouts: Sequence[ShardLayout], fds: Sequence[int]) -> None:
-    for shard, fd in zip(layouts, fds, strict=True):
+def fill(layouts: Sequence[ShardLayout], outputs: Handles[int]) -> None:
+    for index, shard in enumerate(layouts):
         for t, offset in zip(shard.tensors, shard.offsets, strict=True):
-            files.write_at(fd, CONTENT[t.name], offset)
+            with outputs.using(index) as fd:
+                files.write_at(fd, CONTENT[t.name], offset)
 
 
 def tree(path: Path) -> dict[str, bytes]:
@@ -257,7 +259,7 @@ def test_leaving_without_publishing_leaves_nothing(tmp_path: Path, way: str, err
             assert any(tmp_path.iterdir())
             raise error
     assert list(tmp_path.iterdir()) == []
-    assert staged.files == [] and not staged.published
+    assert not staged.published
 
 
 def test_until_published_no_loader_finds_a_model(tmp_path: Path) -> None:
@@ -597,7 +599,8 @@ layouts = lay_out([OutputTensor(n, F32, (500_000,), 2_000_000) for n in "abc"])
 try:
     with stage(out, layouts) as staged:
         for offset in layouts[0].offsets:
-            files.write_at(staged.files[0], bytes(2_000_000), offset)
+            with staged.files.using(0) as fd:
+                files.write_at(fd, bytes(2_000_000), offset)
         staged.publish()
 except OutputError as error:
     print(error.exit_code, error)

@@ -19,6 +19,7 @@ from types import TracebackType
 from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, check_unchanged
 from taskalg.errors import TaskalgError
+from taskalg.handles import OUTPUTS, Handles
 from taskalg.output.destination import (
     Destination,
     check_destination,
@@ -75,8 +76,8 @@ class Publication:
     """An output in the making. Leaving it without `publish` removes every trace.
 
     Attributes:
-        files: descriptors of the shards, in the layouts' order, headers already written; write
-            tensors to them with `files.write_at` and `files.copy_range`, from any thread.
+        files: the shards by their place among the layouts, headers already written; write tensors
+            to `files.using(i)` with `files.write_at` and `files.copy_range`, from any thread.
         published: whether the output is in place.
     """
 
@@ -87,7 +88,7 @@ class Publication:
         inputs: Sequence[Checkpoint],
         side_files: Sequence[SideFile],
     ) -> None:
-        self.files: list[int] = []
+        self.files: Handles[int] = Handles(self._open, _sync_and_close, OUTPUTS)
         self.published = False
         self._place = place
         self._layouts = tuple(layouts)
@@ -104,8 +105,10 @@ class Publication:
                 self._make(folder)
             for layout in self._layouts:
                 fd = files.create_output(self._place.hidden / layout.name, layout.size)
-                self.files.append(fd)
-                files.write_at(fd, layout.header, 0)
+                try:
+                    files.write_at(fd, layout.header, 0)
+                finally:
+                    files.close(fd)
         except BaseException:
             self._discard()
             raise
@@ -129,9 +132,10 @@ class Publication:
         """
         for checkpoint in self._inputs:
             check_unchanged(checkpoint)
-        while self.files:
-            files.sync(self.files[-1])
-            files.close(self.files.pop())
+        for shard in range(len(self._layouts)):  # also one that has a header only
+            with self.files.using(shard):
+                pass
+        self.files.close()
         *moves, last = self._write_rest()
         files.sync_folder(self._place.hidden)
         self._moves = [*moves, last]
@@ -147,6 +151,9 @@ class Publication:
         self.published = True
         with suppress(TaskalgError):
             remove_hidden(self._place.hidden)
+
+    def _open(self, shard: int) -> int:
+        return files.open_output(self._place.hidden / self._layouts[shard].name)
 
     def _needed(self) -> int:
         side = sum(len(side_file.content) for side_file in self._side_files)
@@ -201,9 +208,7 @@ class Publication:
 
     def _discard(self) -> None:
         """Remove what this run made; what the system refuses to remove, the next run sweeps."""
-        while self.files:
-            with suppress(TaskalgError):
-                files.close(self.files.pop())
+        self.files.close(_close_quietly)
         with suppress(TaskalgError):
             for target in done_targets(self._place.hidden, self._moves):
                 files.remove(self._place.root / target)
@@ -213,3 +218,16 @@ class Publication:
         for folder in reversed(self._made):
             with suppress(TaskalgError):
                 files.remove_folder(folder)
+
+
+def _sync_and_close(fd: int) -> None:
+    """Close a file that was written to: whatever was written through it is on the disk then."""
+    try:
+        files.sync(fd)
+    finally:
+        files.close(fd)
+
+
+def _close_quietly(fd: int) -> None:
+    with suppress(TaskalgError):
+        files.close(fd)
