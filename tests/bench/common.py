@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MODELS = ("base", "toxic", "sent_yelp", "lm_yelp", "lm_amazon")
+Command = list[str | Path]
 EXPRESSION = "base + 0.4*(-toxic) + 0.3*(sent_yelp - lm_yelp + lm_amazon)"
 TASKALG = (sys.executable, "-m", "taskalg")
 ROOT = Path(__file__).parents[2]
@@ -43,15 +44,24 @@ class Outcome:
     """What one fresh process took."""
 
     seconds: float  # from before its start to its end, as a user waits
+    processor: float  # time on processors, which neighbors disturb less [seconds]
     peak_memory: int  # largest resident size, by the kernel's count [bytes]
     output: str  # what it printed
 
 
-def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Outcome:
+def run(
+    command: Sequence[str | Path],
+    environment: Mapping[str, str] | None = None,
+    *,
+    quiet: bool = False,
+) -> Outcome:
     """Run a command to its end; stop everything if it fails."""
     known = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+    errors = subprocess.DEVNULL if quiet else None
     start = perf_counter()
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, env=known) as process:
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=errors, env=known
+    ) as process:
         assert process.stdout is not None
         output = process.stdout.read().decode()
         _, status, usage = os.wait4(process.pid, 0)
@@ -60,7 +70,8 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
     if process.returncode:
         sys.exit(f"exit code {process.returncode} from: {' '.join(map(str, command))}\n{output}")
     scale = 1 if sys.platform == "darwin" else 1024
-    return Outcome(seconds, usage.ru_maxrss * scale, output)
+    busy = usage.ru_utime + usage.ru_stime
+    return Outcome(seconds, busy, usage.ru_maxrss * scale, output)
 
 
 def interleaved(
@@ -70,10 +81,10 @@ def interleaved(
     figures: dict[str, list[float]] = {}
     for round_number in range(repeat):
         for name, contestant in contestants.items():
-            print(f"\r{round_number + 1}/{repeat} {name:<30}", end="", file=sys.stderr, flush=True)
+            _show(f"{round_number + 1}/{repeat} {name}")
             for key, value in contestant().items():
                 figures.setdefault(key, []).append(value)
-    print(f"\r{'':40}\r", end="", file=sys.stderr)
+    _show("")
     for key, values in figures.items():
         print(f"{key:<44}{statistics.median(values):>9.3f}   {spread(values)}")
     return {key: statistics.median(values) for key, values in figures.items()}
@@ -82,6 +93,11 @@ def interleaved(
 def spread(values: Sequence[float]) -> str:
     """Show the range that the runs lie in."""
     return f"({min(values):.3f} to {max(values):.3f}, {len(values)} runs)"
+
+
+def _show(words: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{words:<60}\r", end="", file=sys.stderr, flush=True)
 
 
 def judge(what: str, value: float, bar: float, unit: str = "") -> bool:
