@@ -131,17 +131,23 @@ def read_into(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
         views = system.without(views, count)
 
 
+def read_ranges(fd: int, ranges: Sequence[tuple[int, memoryview]]) -> None:
+    """Fill each buffer from its own offset on, as `read_into` does, at the cost of the calls."""
+    with _reading(fd):
+        counts = [system.read_some(fd, [view], offset) for offset, view in ranges]
+    for (offset, view), count in zip(ranges, counts, strict=True):
+        if count < view.nbytes:
+            read_into(fd, [view[count:]], offset + count)
+
+
 def read_small(path: AnyPath, limit: int) -> bytes:
     """Return a whole file of at most `limit` bytes; a CheckpointError if it is larger."""
     fd = open_input(path)
     try:
-        size = fingerprint(fd).size
-        if size > limit:
-            raise CheckpointError(
-                f"{quoted(os.fspath(path))} is too large for what its name says it is",
-                note=f"it has {size:,} bytes; at most {limit:,} are read",
-            )
-        content = bytearray(size)
+        content = bytearray(min(fingerprint(fd).size, limit + 1))
+        if len(content) > limit:
+            message = f"{quoted(os.fspath(path))} is too large for what its name says it is"
+            raise CheckpointError(message, note=f"at most {limit:,} bytes are read")
         read_into(fd, [content], 0)
         return bytes(content)
     finally:
@@ -149,12 +155,7 @@ def read_small(path: AnyPath, limit: int) -> bytes:
 
 
 def copy_range(source: int, start: int, target: int, to: int, count: int) -> None:
-    """Copy `count` bytes from `start` in one open file to `to` in another, in the kernel if it can.
-
-    Raises:
-        CheckpointError: the source ends first, or cannot be read.
-        OutputError: the target cannot be written.
-    """
+    """Copy `count` bytes from `start` in one file to `to` in another, in the kernel if it can."""
     done = 0
     while done < count:
         moved = system.copy_some(source, target, count - done, start + done, to + done)
@@ -267,11 +268,9 @@ def _mode(path: AnyPath, follow: bool = True) -> int:
 
 
 def _refuse_special(path: AnyPath, mode: int) -> None:
-    if stat.S_ISREG(mode):
-        return
-    kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"))
-    kind = next((word for test, word in kinds if test(mode)), "device")
-    raise CheckpointError(f"{quoted(os.fspath(path))} is a {kind}, not a file")
+    if not stat.S_ISREG(mode):
+        kind = system.kind(mode)
+        raise CheckpointError(f"{quoted(os.fspath(path))} is a {kind}, not a file")
 
 
 def _name(path: AnyPath | int) -> str:

@@ -23,7 +23,8 @@ _SHOWN = 5  # mismatches a message lists
 class Fit:
     """How the checkpoints' tensors go together."""
 
-    places: Mapping[str, Place | None]  # the donor's tensors, in its order, all of them
+    # The donor's tensors, all of them, in its order; None for all when no coefficient varies.
+    places: Mapping[str, Place | None]
     table: Table  # coefficients on those, one column for each operand
     unshared: tuple[str, ...]  # the donor's, not in every term: copied unchanged
     dropped: tuple[str, ...]  # not the donor's: left out
@@ -41,8 +42,10 @@ def fit(total: Resolved, donor: int, only_shared: bool) -> Fit:
         MismatchError: they do not agree; the first five differences and their number are given.
     """
     names = opened(total.terms[donor][0]).tensors
-    at = places(names)
-    table = tabulate([part for _, part in total.terms], at)
+    parts = [part for _, part in total.terms]
+    constant = all(part.constant is not None for part in parts)
+    at: Mapping[str, Place | None] = dict.fromkeys(names) if constant else places(names)
+    table = tabulate(parts, at)
     missing, extra = _missing(total, names, table), _extra(total, names)
     if (missing or extra) and not only_shared:
         raise _names_differ(total, donor, missing, extra)
@@ -156,6 +159,8 @@ def check_items(
         ExpressionError: one selects nothing; near misses are listed.
     """
     used = {item: None for _, part in total.terms for s in part.selectors() for item in s.items}
+    if not used:
+        return
     names = {name: at.get(name) for name in at}
     for operand, part in total.terms:
         if part:

@@ -20,6 +20,8 @@ from taskalg.fit import Fit, check_items, fit, terms_of
 from taskalg.resolve import Operand, Resolved
 from taskalg.result import check_result, check_something_left, kind
 
+_AS_IT_IS = (Fraction(1),)
+
 
 @dataclass(frozen=True)
 class Combination:
@@ -33,7 +35,7 @@ class Combination:
     @property
     def is_copy(self) -> bool:
         """Whether the one input's bytes are the result's; integers are always copied."""
-        return self.coefficients == (Fraction(1),) and self.inputs == (self.output,)
+        return self.coefficients == _AS_IT_IS and self.inputs == (self.output,)
 
     @property
     def is_zero(self) -> bool:
@@ -159,7 +161,9 @@ class _Planner:
         self.dtype, self.fit = dtype, fitted
         self.tensors = [opened(operand).tensors for operand, _ in total.terms]
         self.taking_part = [terms_of(row) for row in fitted.table.classes]
+        self.rows = [tuple(value for value in row if value) for row in fitted.table.classes]
         self.combinations: dict[Combination, int] = {}
+        self.known: dict[tuple[object, ...], int] = {}  # the same by what is cheap to compare
         self.steps: list[Step] = []
         self.comparisons: list[Comparison] = []
 
@@ -171,7 +175,7 @@ class _Planner:
             elif spec.name not in unshared:
                 self._combine(spec)
             elif self.kind is not Kind.TASK_VECTOR:
-                self._add(spec, [self.donor], (Fraction(1),), self.dtype or spec.dtype)
+                self._add(spec, [self.donor], _AS_IT_IS, self.dtype or spec.dtype)
         return Plan(
             self.kind,
             self.total,
@@ -186,10 +190,11 @@ class _Planner:
     def _combine(self, spec: TensorSpec) -> None:
         index = self.fit.table.of[spec.name]
         operands = self.taking_part[index]
-        row = self.fit.table.classes[index]
-        inputs = [self.tensors[operand][spec.name].dtype for operand in operands]
-        output = self.dtype or self._output(spec.dtype, inputs)
-        self._add(spec, operands, tuple(row[operand] for operand in operands), output)
+        output = self.dtype
+        if output is None:
+            inputs = [self.tensors[operand][spec.name].dtype for operand in operands]
+            output = self._output(spec.dtype, inputs)
+        self._add(spec, operands, self.rows[index], output)
 
     def _output(self, donors: DType, inputs: list[DType]) -> DType:
         """Follow the donor; a difference of 8 or 16 bit numbers needs more bits than they have."""
@@ -200,17 +205,22 @@ class _Planner:
     def _add(
         self, spec: TensorSpec, operands: list[int], row: tuple[Fraction, ...], output: DType
     ) -> None:
-        sources = tuple(self.tensors[operand][spec.name] for operand in operands)
-        inputs = tuple(source.dtype for source in sources)
-        combination = Combination(tuple(operands), row, inputs, output)
-        index = self.combinations.setdefault(combination, len(self.combinations))
+        sources = tuple([self.tensors[operand][spec.name] for operand in operands])
+        codes = [source.dtype.code for source in sources]
+        key = (id(row), *operands, *codes, output.code)
+        index = self.known.get(key)
+        if index is None:
+            inputs = tuple(source.dtype for source in sources)
+            combination = Combination(tuple(operands), row, inputs, output)
+            index = self.combinations.setdefault(combination, len(self.combinations))
+            self.known[key] = index
         nbytes = spec.nbytes // spec.dtype.itemsize * output.itemsize
         self.steps.append(Step(spec.name, spec.shape, nbytes, index, sources))
 
     def _copy_integer(self, spec: TensorSpec) -> None:
         if self.kind is Kind.TASK_VECTOR:
             return
-        self._add(spec, [self.donor], (Fraction(1),), spec.dtype)
+        self._add(spec, [self.donor], _AS_IT_IS, spec.dtype)
         for operand in self.taking_part[self.fit.table.of[spec.name]]:
             other = self.tensors[operand].get(spec.name)
             if operand != self.donor and other is not None:
@@ -219,13 +229,13 @@ class _Planner:
     def _usage(self) -> tuple[Usage, ...]:
         count = len(self.total.terms)
         tensors, read, copied = [0] * count, [0] * count, [0] * count
-        combinations = list(self.combinations)
+        parts = [(combination.operands, combination.is_copy) for combination in self.combinations]
         for step in self.steps:
-            combination = combinations[step.combination]
-            for operand, source in zip(combination.operands, step.sources, strict=True):
+            operands, is_copy = parts[step.combination]
+            for operand, source in zip(operands, step.sources, strict=True):
                 tensors[operand] += 1
                 read[operand] += source.nbytes
-                copied[operand] += source.nbytes * combination.is_copy
+                copied[operand] += source.nbytes * is_copy
         for comparison in self.comparisons:
             tensors[comparison.operand] += 1
             read[comparison.operand] += comparison.other.nbytes

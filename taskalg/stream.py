@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taskalg import files
-from taskalg.blocks import ALIGNMENT, Block, arena_size
+from taskalg.blocks import ALIGNMENT, Block, Piece, arena_size
 from taskalg.checkpoints.base import Checkpoint, Shard, TensorSpec, open_shard
 from taskalg.engines.base import Bytes, Engine, Evaluate, Tally, WeightedSumSpec
 from taskalg.errors import MismatchError, OverflowingError, listed, quoted
@@ -160,12 +160,8 @@ class Pass:
         sources = []
         for operand, pieces in zip(combination.operands, block.sources, strict=True):
             source = arena.take(sum(piece.nbytes for piece in pieces))
+            self._read(self.inputs[operand], pieces, source.data)
             sources.append(source)
-            start = 0
-            for piece in pieces:
-                with self._files.using(self.inputs[operand].shards[piece.shard]) as fd:
-                    files.read_into(fd, [source[start : start + piece.nbytes].data], piece.offset)
-                start += piece.nbytes
         result = arena.take(block.nbytes)
         tally = self._evaluates[block.combination](sources, result)
         if tally.overflowed or tally.nonfinite:
@@ -176,6 +172,17 @@ class Pass:
             self.tally += tally
             self.bytes_read += sum(source.nbytes for source in sources)
             self.bytes_written += block.nbytes
+
+    def _read(self, checkpoint: Checkpoint, pieces: Sequence[Piece], into: memoryview) -> None:
+        ranges: dict[int, list[tuple[int, memoryview]]] = {}  # by shard
+        start = 0
+        for piece in pieces:
+            part = into[start : start + piece.nbytes]
+            ranges.setdefault(piece.shard, []).append((piece.offset, part))
+            start += piece.nbytes
+        for shard, wanted in ranges.items():
+            with self._files.using(checkpoint.shards[shard]) as fd:
+                files.read_ranges(fd, wanted)
 
     def _copy(self, block: Block, combination: Combination, outputs: Handles[int]) -> None:
         to = block.offset

@@ -13,6 +13,7 @@ import errno
 import io
 import os
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -181,6 +182,12 @@ def fsync_folder(path: AnyPath) -> None:
             raise
     finally:
         primitives.close(fd)
+
+
+def kind(mode: int) -> str:
+    """Name what is no regular file."""
+    kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"))
+    return next((word for test, word in kinds if test(mode)), "device")
 
 
 def flat(buffer: Buffer) -> memoryview:
