@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import taskalg
-from taskalg import Kind, KindError, Progress, Recipe, TaskalgError, UsageError
+from taskalg import Kind, KindError, Progress, Recipe, TaskalgError, UsageError, files
 from taskalg.scalars import to_fraction
 from tests import oracle
 from tests.strategies import examples
@@ -114,7 +114,7 @@ MISUSES: list[tuple[Callable[[Recipe], Any], type[Exception]]] = [
     (lambda x: x + "a", TypeError),
     (lambda x: "2" * x, TypeError),
     (lambda x: x * None, TypeError),
-    (lambda x: [1].__add__(x), TypeError),
+    (lambda x: [1] + x, TypeError),  # noqa: RUF005
     (lambda x: x * float("nan"), UsageError),
     (lambda x: x * float("inf"), UsageError),
     (lambda x: x * 1j, TypeError),
@@ -298,25 +298,49 @@ class Stop(Exception):
     pass
 
 
-def test_progress_is_told_and_cancels_by_raising(
-    tmp_path: Path, base: Recipe, ft: Recipe, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Hold the workers up until progress was told: tiny files are done before anyone looks."""
+    event, write_at = threading.Event(), files.write_at
+
+    def write_once_told(*arguments: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            assert event.wait(60)
+        write_at(*arguments)
+
+    monkeypatch.setattr(files, "write_at", write_once_told)
+    return event
+
+
+def test_progress_is_told_in_bytes(
+    tmp_path: Path, base: Recipe, ft: Recipe, told: threading.Event
 ) -> None:
     seen: list[Progress] = []
-    recipe = (base + ft) / 2
-    recipe.save(tmp_path / "told.safetensors", progress=seen.append, threads=1)
-    total = recipe.plan().bytes_read + recipe.plan().bytes_written
-    assert all(0 <= progress.done <= progress.total == total for progress in seen)
-    assert [p.done for p in seen] == sorted(p.done for p in seen)
-    assert seen[-1].done == total
 
+    def watch(progress: Progress) -> None:
+        seen.append(progress)
+        told.set()
+
+    recipe = (base + ft) / 2
+    recipe.save(tmp_path / "out.safetensors", progress=watch, threads=2)
+    plan = recipe.plan()
+    assert {progress.total for progress in seen} == {plan.bytes_read + plan.bytes_written}
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert seen[0].done == 0
+
+
+def test_raising_in_progress_cancels_and_leaves_nothing_behind(
+    tmp_path: Path, base: Recipe, ft: Recipe, told: threading.Event
+) -> None:
     def cancel(_: Progress) -> None:
+        told.set()
         raise Stop
 
     running = threading.active_count()
     with pytest.raises(Stop):
-        recipe.save(tmp_path / "cancelled.safetensors", progress=cancel)
+        ((base + ft) / 2).save(tmp_path / "out", progress=cancel)
     assert threading.active_count() == running
-    assert [path.name for path in tmp_path.iterdir()] == ["told.safetensors"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_several_threads_may_save_at_once(tmp_path: Path, base: Recipe, ft: Recipe) -> None:
