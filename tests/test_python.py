@@ -97,11 +97,11 @@ def test_brackets_take_patterns_layers_and_ranges_only(base: Recipe, items: Any)
 
 def test_a_recipe_is_no_sequence_no_truth_and_no_key(base: Recipe) -> None:
     with pytest.raises(TypeError):
-        iter(base)  # type: ignore[call-overload]
+        iter(base)
     with pytest.raises(TypeError):
         hash(base)
     with pytest.raises(TypeError):
-        _ = base**2
+        _ = base**2  # type: ignore[operator]
 
 
 MISUSES: list[tuple[Callable[[Recipe], Any], type[Exception]]] = [
