@@ -17,7 +17,6 @@ import doctest
 import os
 import re
 import shutil
-import subprocess
 import sys
 import textwrap
 import zlib
@@ -25,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, run
 
 import pytest
 
@@ -144,16 +144,13 @@ def shell(command: str) -> str:
     tool = tools / "taskalg"
     tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m taskalg "$@"\n')
     tool.chmod(0o755)
-    path = os.pathsep.join([str(tools), os.environ.get("PATH", "")])
-    return captured(["sh", "-c", command], {"PATH": path})
+    return captured(["sh", "-c", command], {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"})
 
 
 def captured(command: list[str], more: dict[str, str]) -> str:
     """Run a command and return what it prints on both streams."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **more}
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, check=False
-    )
+    done = run(command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env=environment, timeout=200)
     return done.stdout.decode("utf-8")
 
 
@@ -185,13 +182,15 @@ RUNNERS: dict[str, Callable[[str], str]] = {
 
 
 def matches(expected: str, got: str) -> bool:
-    pattern = re.escape(trimmed(expected)).replace("\\\n", "\n")
-    pattern = re.sub(r"^…$", r"(?:.*\\n?)*?", pattern, flags=re.MULTILINE).replace("…", ".*?")
-    return re.fullmatch(pattern, trimmed(got)) is not None
+    pattern = [
+        "(?s:.*?)" if line == "…" else f"<{re.escape(line).replace('…', '.*?')}>\n"
+        for line in lines(expected)
+    ]
+    return re.fullmatch("".join(pattern), "".join(f"<{line}>\n" for line in lines(got))) is not None
 
 
-def trimmed(text: str) -> str:
-    return "\n".join(line.rstrip() for line in text.strip("\n").split("\n"))
+def lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip("\n").split("\n")]
 
 
 def provide(text: str) -> None:
@@ -220,8 +219,7 @@ def test_examples_in_documents(document: Path) -> None:
 
 
 def test_the_reference_has_examples_of_every_sort() -> None:
-    found = [block.language for block in blocks(REFERENCE) for _ in examples(block)]
-    counts = Counter(found)
+    counts = Counter(block.language for block in blocks(REFERENCE) for _ in examples(block))
     assert counts["taskalg"] >= 25
     assert counts["error"] >= 15
     assert counts["sh"] >= 8
@@ -241,6 +239,8 @@ def test_the_reference_has_examples_of_every_sort() -> None:
         ("```python\n>>> 1 + 1\n3\n>>> 'a long one'\n'a …'\n```\n", 1),
         ("```python\nraise SystemExit('wrong')\n```\n", 1),
         ("```sh\n$ taskalg check a --model a\nmodel …\n…\n```\n", 0),
+        ("```sh\n$ printf '1\\n2\\n3'\n…\n1\n…\n3\n…\n```\n", 0),
+        ("```sh\n$ printf '1\\n2\\n3'\n…\n2\n…\n1\n…\n```\n", 1),
     ],
 )
 def test_a_wrong_example_is_found(folder: Path, text: str, count: int) -> None:
