@@ -188,12 +188,16 @@ class Llama:
 
 def llama(gigabytes: float) -> Llama:
     """Return a Llama whose bf16 weights take about that many gigabytes."""
-    hidden, inner = (768, 2048) if gigabytes < 0.6 else (1280, 3456)
+    hidden, inner, vocabulary = 1280, 3456, 32_000
+    if gigabytes < 0.6:
+        hidden, inner = 768, 2048
+    if gigabytes < 0.2:
+        vocabulary = 2_000
     if gigabytes > 2:
         hidden, inner = 2048, 5632
     layer = 4 * hidden**2 + 3 * hidden * inner + 2 * hidden
-    rest = gigabytes * 1e9 / 2 - 2 * 32_000 * hidden
-    return Llama(hidden, inner, max(1, round(rest / layer)))
+    rest = gigabytes * 1e9 / 2 - 2 * vocabulary * hidden
+    return Llama(hidden, inner, max(1, round(rest / layer)), vocabulary)
 
 
 def write_models(folder: Path, model: Llama, names: Sequence[str] = MODELS, shards: int = 1) -> int:
