@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskalg.dtypes import BF16, F8_E4M3, F8_E5M2, F16, F32, F64, DType
+from taskalg.dtypes import BF16, F8_E4M3, F8_E5M2, F16, F32, F64, FLOATING, DType
 from taskalg.engines.base import Bytes, Evaluate, Tally, WeightedSumSpec
 from taskalg.engines.cpu import slow_tiers
 from taskalg.engines.exact import nearest, settle
@@ -37,6 +37,39 @@ def run(evaluate: Evaluate, spec: WeightedSumSpec, blocks: Sequence[Bytes]) -> t
     count = blocks[0].size // spec.inputs[0].itemsize
     output = np.full(count * spec.output.itemsize, 0xA5, np.uint8)
     return output, evaluate(blocks, output)
+
+
+QUIET = {
+    BF16: 0x7FC0,
+    F16: 0x7E00,
+    F32: 0x7FC00000,
+    F64: 0x7FF8 << 48,
+    F8_E4M3: 0x7F,
+    F8_E5M2: 0x7E,
+}
+
+
+@pytest.mark.parametrize("output", FLOATING, ids=repr)
+@pytest.mark.parametrize("kind", [BF16, F16, F32, F8_E4M3, F8_E5M2], ids=repr)
+def test_a_cast_is_torch_s(kind: DType, output: DType) -> None:
+    count = 1 << 8 * kind.itemsize if kind.itemsize < 4 else 100_000
+    patterns = np.arange(count, dtype=f"u{kind.itemsize}")
+    if kind == F32:
+        patterns = np.random.default_rng(0).integers(0, 2**32, count, np.uint32)
+    spec = WeightedSumSpec((Fraction(1),), (kind,), output)
+    result, tally = run(CPU.prepare(spec), spec, [patterns.view(np.uint8)])
+    source = torch.from_numpy(patterns.view(np.uint8)).view(getattr(torch, kind.torch))
+    cast = source.float().to(getattr(torch, output.torch))  # through float32, which is exact
+    mine = torch.from_numpy(result).view(cast.dtype)
+    same = mine.view(torch.uint8).reshape(count, -1) == cast.view(torch.uint8).reshape(count, -1)
+    huge = ~cast.double().isfinite() if output.has_inf else source.double().abs() > 464
+    alike = same.all(1) | (mine.float().isnan() & (cast.float().isnan() | huge))
+    assert bool(alike.all())  # beyond 464, torch's e4m3 saturates and ours is NaN
+    finite = source.float().isfinite()
+    counted = int((finite & huge).sum()), int((~finite).sum())
+    assert (tally.overflowed, tally.nonfinite) == counted
+    quiet = mine.float().isnan().numpy()
+    assert set(result.view(f"u{output.itemsize}")[quiet].tolist()) <= {QUIET[output]}
 
 
 # ---- Tiers
