@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from taskalg import listing
-from taskalg.compiler import read_recipe
+from taskalg.compiler import read_recipe, recipe_source
 from taskalg.console import ExpressionCommand, Tool, progress_bar
-from taskalg.errors import Source, quoted
+from taskalg.errors import quoted
 from taskalg.language.format import format_text
 from taskalg.names import Names, bindings, together
 from taskalg.version import __version__
@@ -162,8 +162,7 @@ def fmt(ctx: click.Context, file: str, only_check: bool) -> None:
     taskalg fmt detox.ta
     """
     if file == "-":
-        text = sys.stdin.buffer.read().decode("utf-8-sig", errors="surrogateescape")
-        source = Source("<stdin>", text)
+        source = recipe_source("<stdin>", sys.stdin.buffer.read(), None)
     else:
         source = read_recipe(file)
     formatted = format_text(source)

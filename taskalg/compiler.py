@@ -149,11 +149,20 @@ def read_recipe(path: str | os.PathLike[str]) -> Source:
         CheckpointError: it cannot be read, or is not UTF-8.
     """
     name = os.fspath(path)
+    content = files.read_small(name, LARGEST_RECIPE)
+    return recipe_source(name, content, str(Path(name).parent))
+
+
+def recipe_source(name: str, content: bytes, folder: str | None) -> Source:
+    """Make a source of a recipe's bytes; what it says is relative to `folder`.
+
+    Raises:
+        CheckpointError: it is not UTF-8.
+    """
     try:
-        text = files.read_small(name, LARGEST_RECIPE).decode("utf-8-sig")
+        return Source(name, content.decode("utf-8-sig"), folder)
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{quoted(name)} is not UTF-8 text: {error.reason}") from None
-    return Source(name, text, str(Path(name).parent))
 
 
 def locate(reference: Reference) -> str:

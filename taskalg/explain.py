@@ -199,7 +199,8 @@ def _sentences(plan: Plan) -> list[str]:
     lines = []
     copied = [_name(usage) for usage in plan.usage if usage.bytes_copied]
     if copied and plan.bytes_copied == plan.bytes_read == plan.bytes_written:
-        lines.append(f"{listed(copied)} is copied as it is")
+        words = "is copied as it is" if len(copied) == 1 else "are copied as they are"
+        lines.append(f"{listed(copied)} {words}")
     elif plan.bytes_copied:
         lines.append(f"{bytes_text(plan.bytes_copied)} of it is copied as it is")
     cancelled = [printable(_name(usage)) for usage in plan.usage if not usage.tensors]

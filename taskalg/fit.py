@@ -193,7 +193,7 @@ def _selects_nothing(
         return ExpressionError(
             f"pattern {item} matches no tensor",
             span,
-            note=f"the nearest names are {listed([quoted(n) for n in near])}" if near else None,
+            note=f"there is {listed([quoted(n) for n in near])}" if near else None,
             help="a pattern is matched with the whole name; * stands for any characters",
         )
     stacks: dict[str, Place] = {}
@@ -203,7 +203,7 @@ def _selects_nothing(
             stacks[found[0]] = place
     shown = [f"{quoted(s)} has layers {p.first} to {p.last}" for s, p in sorted(stacks.items())]
     return ExpressionError(
-        f"no tensor is in layers {item}",
+        f"no tensor is in layer{'s' if ':' in str(item) else ''} {item}",
         span,
         note=listed(shown) if shown else "no tensor is in a layer: no name has a number in it",
     )

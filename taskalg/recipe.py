@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from taskalg.algebra.canonical import coefficient_text
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.proof import find_nonzero
@@ -101,7 +102,7 @@ class Recipe(Arithmetic):
 
     def __str__(self) -> str:
         if isinstance(self.value, Coefficient):
-            return str(self.value.constant if self.value.constant is not None else "scalar")
+            return coefficient_text(self.value)
         return str(self.resolved)
 
     def __repr__(self) -> str:

@@ -23,6 +23,7 @@ from taskalg.errors import ExpressionError, listed
 
 MAX_PATTERNS = 20  # a truth table of 2**20 rows takes a second
 _MAX_SEARCH = 100_000  # places looked at in one piece
+_ANY = Glob("*")  # the one pattern that is not a free yes or no: every name matches
 _HELP = "give paths: then the real tensor names decide"
 
 Truth = NDArray[np.bool_]
@@ -49,8 +50,8 @@ class Witness:
         if not self.layered:
             return name
         if self.place is None:
-            return f"{name}, in no layer"
-        return f"{name}, in layer {self.place.layer} of {self.place.first} to {self.place.last}"
+            return f"{name} in no layer"
+        return f"{name} in layer {self.place.layer} of {self.place.first} to {self.place.last}"
 
 
 def find_nonzero(coefficients: Sequence[Coefficient]) -> Witness | None:
@@ -64,7 +65,7 @@ def find_nonzero(coefficients: Sequence[Coefficient]) -> Witness | None:
         return None
     selectors = list({s: None for c in coefficients for s in c.selectors()})
     items: list[Item] = [item for selector in selectors for item in selector.items]
-    globs = sorted({item for item in items if isinstance(item, Glob)})
+    globs = sorted({item for item in items if isinstance(item, Glob)} - {_ANY})
     if len(globs) > MAX_PATTERNS:
         raise ExpressionError(
             f"{len(globs)} patterns are too many to decide without tensor names",
@@ -73,6 +74,7 @@ def find_nonzero(coefficients: Sequence[Coefficient]) -> Witness | None:
         )
     rows = np.arange(1 << len(globs))
     columns = {glob: (rows >> index & 1).astype(bool) for index, glob in enumerate(globs)}
+    columns[_ANY] = np.ones(len(rows), dtype=bool)
     ramps = list({ramp: None for c in coefficients for ramp in c.ramps()})
     degree = max(len(monomial.ramps) for c in coefficients for monomial in c.parts)
     ranges = {item for item in items if isinstance(item, LayerRange)}

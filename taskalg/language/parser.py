@@ -198,6 +198,12 @@ def _unexpected_token(error: UnexpectedToken, source: Source) -> ExpressionError
         return ExpressionError(
             "the expression ends too soon", Span(source, end, end), note=_expected(error)
         )
+    if token.type == "USE" or (before is not None and before.type == "USE"):
+        return ExpressionError(
+            "'use' is a word of the language: it brings in another recipe",
+            _span(before if before is not None and before.type == "USE" else token, source),
+            help='write use "zoo.ta" on a line of its own, or choose another name',
+        )
     span, shown = _span(token, source), "end of line" if token.type == "_NEWLINE" else str(token)
     if before is not None and before.type in _OPERAND_ENDS and token.type in _OPERAND_STARTS:
         words = before.type in _OPERAND_STARTS and token.type in _OPERAND_ENDS
