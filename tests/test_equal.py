@@ -91,6 +91,7 @@ EQUAL = [
     ("ramp(1, 1, 1)*a", "a"),
     ("ramp(0, 1)*ramp(0, 1)*a", "(1 - 2*ramp(1, 0) + ramp(1, 0)*ramp(1, 0))*a"),
     ("ramp(0, 1)[0]*a", "0*a[0]"),
+    ("ramp(0, 1)[0][-1]*a", "0*a"),
     ("ramp(2, 4)[-1]*a", "ramp(1, 2)[-1]*a*2"),
     ("base + toxic", "base + (toxic + b) - b"),
     ("lerp(a, b, ramp(0, 1))", "ramp(1, 0)*a + ramp(0, 1)*b"),
@@ -104,6 +105,7 @@ DIFFERENT = [
     ("ramp(0, 1)*a", "ramp(0, 2)*a", "the coefficients of a differ by"),
     ("ramp(0, 1, 0)*a", "0*a", "the coefficients of a differ by"),
     ("a[-1]", "a[5]", "in layer"),
+    ("ramp(1, 0)[0][-1]*a", "0*a", "in layer 0 of 0 to 0"),  # a stack of one layer
 ]
 
 

@@ -18,6 +18,7 @@ from taskalg.algebra.table import tabulate
 from taskalg.errors import ExpressionError, Source
 from taskalg.language.nodes import Node
 from taskalg.language.parser import parse, parse_expression
+from taskalg.language.printer import print_node
 from tests import oracle, strategies
 from tests.oracle import Row, Tensors, Value
 from tests.strategies import (
@@ -148,6 +149,14 @@ def test_operands_may_stand_in_any_order(node: Node, rng: random.Random) -> None
 def test_text_and_tree_are_one_to_one(data: st.DataObject, node: Node) -> None:
     for text in (plainly(node), strategies.fully(node), data.draw(written(node))):
         assert parse_expression(Source("<test>", text)) == node
+
+
+@examples(150)
+@given(sums())
+def test_parsing_what_the_printer_writes_gives_the_same_tree(node: Node) -> None:
+    text = print_node(node)
+    assert parse_expression(Source("<test>", text)) == node
+    assert print_node(parse_expression(Source("<test>", text))) == text
 
 
 # ---- Bytes
