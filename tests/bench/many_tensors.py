@@ -21,8 +21,8 @@ from tests.bench import common
 COUNTS = (300, 3_000, 18_000)
 LAYOUTS = ("same order", "other orders")
 BAR = 4.0  # seconds
-# A tensor among 18,000 over one among 3,000: 1 when linear, 6.4 when quadratic. Starting the process
-# is most of the smaller times, and varies; half way between is a verdict that noise does not turn.
+# A tensor among 18,000 over one among 3,000: 1 when linear, 6.4 when quadratic. Process start is
+# most of the smaller times, and varies; half way between is a verdict that noise does not turn.
 STEEPER = 3
 EXPERTS = 100  # times three tensors make a layer
 SHAPE = (48, 32)
