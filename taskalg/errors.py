@@ -179,7 +179,9 @@ def _safe(char: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """Quote a name for a message, escaped when it would upset a terminal."""
+    """Quote a name for a message: escaped when it would upset a terminal, cut when it is long."""
+    if len(name) > 2 * WINDOW:
+        name = f"{name[:WINDOW]}…{name[-WINDOW:]}"
     return f"'{printable(name)}'"
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Generic, TypeVar
 
-INPUTS = 96  # inputs open at once; with OUTPUTS below the 128 that the package allows itself
+# Open at once, unless more threads than this use one each: together at most 128 for 64 threads.
+INPUTS = 64
 OUTPUTS = 16
 
 Key = TypeVar("Key", bound=Hashable)

@@ -86,7 +86,8 @@ def _where(total: Resolved, sums: Coefficient) -> str:
         return f"the coefficients add up to {decimal_text(sums.constant)}"
     if any(operand.checkpoint is None for operand, _ in total.terms):
         witness = find_nonzero([sums - Coefficient(1)])
-        return f"the coefficients do not add up to 1 on {witness}"
+        assert witness is not None, "a partial sum is not 1 everywhere"
+        return f"the coefficients add up to {decimal_text(witness.values[0] + 1)} on {witness}"
     by_name = _sums_by_name(sums, tensor_places(total))
     kinds = {name: value for name, value in by_name.items() if value not in (0, 1)}
     name, value = next(iter(kinds.items()), next(iter(by_name.items())))

@@ -129,6 +129,7 @@ class Pass:
                     worker.join()
         if self._failure is not None:
             raise self._failure
+        self._show_progress()  # all of it; also for a run shorter than a tick
 
     def _show_progress(self) -> None:
         if self.settings.progress is not None:
