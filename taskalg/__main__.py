@@ -1,6 +1,31 @@
 """`python -m taskalg` is `taskalg`."""
 
+import atexit
+import os
+import sys
+
 from taskalg.cli import main
 
+
+def run() -> None:
+    """Run the command line and leave at once.
+
+    Taking the interpreter and the compiler apart object by object costs a tenth of a second that
+    nobody needs: files are closed and synced, and the system takes the memory back whole.
+    """
+    code: object = 70  # our bug, if anything but an exit ends the command
+    try:
+        main(prog_name="taskalg")
+    except SystemExit as stop:
+        code = stop.code
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (BrokenPipeError, ValueError):  # the reader left, or closed the stream
+        pass
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
 if __name__ == "__main__":
-    main(prog_name="taskalg")
+    run()

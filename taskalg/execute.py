@@ -1,6 +1,7 @@
 """Plan, engine and output meet: stage the output, stream the blocks, publish, report."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from taskalg.algebra.kinds import Kind
@@ -8,6 +9,7 @@ from taskalg.blocks import cut
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.donor import opened
 from taskalg.engines.base import Engine
+from taskalg.engines.registry import get_engine
 from taskalg.machine import available_threads, peak_memory
 from taskalg.output.destination import is_file_output
 from taskalg.output.layout import SHARD_SIZE, OutputTensor, ShardLayout, lay_out
@@ -18,8 +20,16 @@ from taskalg.report import Report
 from taskalg.stream import Pass, Settings
 
 
-def execute(plan: Plan, engine: Engine, out: Path, settings: Settings | None = None) -> Report:
+def execute(
+    plan: Plan, engine: Engine | str, out: Path, settings: Settings | None = None
+) -> Report:
     """Evaluate a plan and publish the result.
+
+    Args:
+        plan: what to do.
+        engine: an engine, or the name of one; it is loaded while the output's space is reserved.
+        out: a folder, or one file when it ends in `.safetensors`.
+        settings: how to run.
 
     Raises:
         OutputError: the output cannot be written, or is in the way.
@@ -32,12 +42,14 @@ def execute(plan: Plan, engine: Engine, out: Path, settings: Settings | None = N
     settings = settings or Settings()
     inputs = [opened(operand) for operand in plan.operands]
     layouts = output_layouts(plan, out, settings.shard_size)
-    sides = output_side_files(plan, inputs[plan.donor], out)
+    sides = output_side_files(plan, inputs[plan.donor], out, layouts)
     threads = settings.threads or available_threads()
     with stage(
         out, layouts, inputs=inputs, overwrite=settings.overwrite, side_files=sides
     ) as staged:
-        run = Pass(plan, engine, inputs, settings)
+        with staged.reserving():
+            loaded = get_engine(engine) if isinstance(engine, str) else engine
+            run = Pass(plan, loaded, inputs, settings)
         start = time.perf_counter()
         run.run(cut(plan, layouts, threads), staged.files, threads)
         staged.publish()
@@ -68,9 +80,10 @@ def output_layouts(plan: Plan, out: Path, shard_size: int = SHARD_SIZE) -> tuple
     return lay_out(tensors, task_vector=is_vector, shard_size=shard_size)
 
 
-def output_side_files(plan: Plan, donor: Checkpoint, out: Path) -> tuple[SideFile, ...]:
+def output_side_files(
+    plan: Plan, donor: Checkpoint, out: Path, layouts: Sequence[ShardLayout]
+) -> tuple[SideFile, ...]:
     """Return what comes along: nothing for one file, nor for a vector, which is no model."""
     if is_file_output(out) or plan.kind is Kind.TASK_VECTOR:
         return ()
-    tensors = [t for layout in output_layouts(plan, out) for t in layout.tensors]
-    return side_files(donor, tensors)
+    return side_files(donor, [tensor for layout in layouts for tensor in layout.tensors])

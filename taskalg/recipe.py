@@ -22,7 +22,7 @@ from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.compiler import locate
 from taskalg.difference import where_not_zero
 from taskalg.dtypes import floating_dtype
-from taskalg.engines.registry import get_engine
+from taskalg.engines.registry import check_engine
 from taskalg.errors import KindError, TaskalgError, UsageError
 from taskalg.execute import execute
 from taskalg.explain import Explanation
@@ -227,7 +227,7 @@ class Recipe(Arithmetic):
             shard_size=parse_size(shard_size) if isinstance(shard_size, str) else shard_size,
             progress=progress,
         )
-        return execute(plan, get_engine(engine), Path(out), settings)
+        return execute(plan, check_engine(engine), Path(out), settings)
 
     # ---- Combining
 

@@ -252,7 +252,10 @@ def _prepare(engine: Engine, combination: Combination) -> Evaluate:
     if combination.is_copy or combination.is_zero:
         return _nothing
     spec = WeightedSumSpec(combination.coefficients, combination.inputs, combination.output)
-    return engine.prepare(spec)
+    evaluate = engine.prepare(spec)
+    nothing = np.empty(0, np.uint8)
+    evaluate([nothing] * len(spec.inputs), nothing)  # compiles or loads the kernel, once for all
+    return evaluate
 
 
 def _nothing(inputs: Sequence[Bytes], output: Bytes) -> Tally:

@@ -35,6 +35,7 @@ LARGEST_CALL = 0x7FFFF000  # Linux moves at most this many bytes in one call; ma
 MOST_BUFFERS = 1024  # IOV_MAX on Linux and macOS
 READ_BLOCK = 8 << 20  # bytes in one call where a read has to be copied, so that the copy is small
 RESERVE_BLOCK = 64 << 20  # bytes reserved in one call, and timed
+AHEAD_BLOCK = 16 << 20  # bytes; 4 ms on tmpfs, so that stopping takes no longer
 RESERVE_SECONDS = 0.004  # a call slower than this allocates pages, not metadata: see `reserve`
 NOT_POSSIBLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -168,6 +169,17 @@ def reserve(fd: int, size: int) -> None:
         if time.perf_counter() - started > RESERVE_SECONDS:
             break
     primitives.truncate(fd, size)
+
+
+def reserve_ahead(fd: int, size: int, stop: Callable[[], bool]) -> None:
+    """Go on reserving beside other work until told to stop; what fails, the writes will meet."""
+    for start in range(0, size, AHEAD_BLOCK):
+        if stop() or primitives.fallocate is None:
+            return
+        try:
+            primitives.fallocate(fd, start, min(AHEAD_BLOCK, size - start))
+        except OSError:
+            return
 
 
 def fsync_folder(path: AnyPath) -> None:

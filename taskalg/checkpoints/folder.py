@@ -92,7 +92,8 @@ def _check_index(
     if extra:
         where = quoted(real[extra[0]].name)
         raise _disagreement(folder, f"does not list {_some(extra)}, which {where} holds")
-    moved = [name for name, home in homes.items() if real[name] != folder / home]
+    paths = {home: folder / home for home in dict.fromkeys(homes.values())}
+    moved = [name for name, home in homes.items() if real[name] != paths[home]]
     if moved:
         where = quoted(real[moved[0]].name)
         raise _disagreement(folder, f"has the wrong file for {_some(moved)}; it is in {where}")

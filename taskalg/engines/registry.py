@@ -16,8 +16,8 @@ ENGINES = {  # name: (module, class)
 AUTOMATIC = "cpu"  # what `auto` means; never a trial run, so that a name always means one engine
 
 
-def get_engine(name: str) -> Engine:
-    """Return the engine of that name; `auto` lets the package choose.
+def check_engine(name: str) -> str:
+    """Return the name of the engine that is meant, without importing it.
 
     Raises:
         UsageError: no engine has that name.
@@ -26,6 +26,15 @@ def get_engine(name: str) -> Engine:
     if chosen not in ENGINES:
         names = listed(["auto", *ENGINES])
         raise UsageError(f"no engine is named {quoted(name)}", note=f"there are {names}")
-    module, attribute = ENGINES[chosen]
+    return chosen
+
+
+def get_engine(name: str) -> Engine:
+    """Return the engine of that name; `auto` lets the package choose.
+
+    Raises:
+        UsageError: no engine has that name.
+    """
+    module, attribute = ENGINES[check_engine(name)]
     engine: Engine = getattr(import_module(module), attribute)()
     return engine

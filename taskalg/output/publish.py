@@ -11,12 +11,13 @@ Names that replace an earlier output are given only after its index or single fi
 disk, so that no crash can leave an old index over new shards.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from taskalg import files
+from taskalg import files, system
 from taskalg.checkpoints.base import Checkpoint, check_unchanged
 from taskalg.errors import TaskalgError
 from taskalg.handles import OUTPUTS, Handles
@@ -122,6 +123,29 @@ class Publication:
     ) -> None:
         if not self.published:
             self._discard()
+
+    @contextmanager
+    def reserving(self) -> Iterator[None]:
+        """Reserve the output's space beside what the body does, which writes nothing.
+
+        On tmpfs that allocates every page, which otherwise the writes would wait for.
+        """
+        stop = threading.Event()
+        worker = threading.Thread(target=self._reserve, args=(stop,), daemon=True)
+        worker.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            worker.join()
+
+    def _reserve(self, stop: threading.Event) -> None:
+        with suppress(TaskalgError):
+            for shard, layout in enumerate(self._layouts):
+                with self.files.using(shard) as fd:
+                    system.reserve_ahead(fd, layout.size, stop.is_set)
+                if stop.is_set():
+                    return
 
     def publish(self) -> None:
         """Make the output durable and give it its final names.
