@@ -1,4 +1,4 @@
-"""What is shipped: a source archive, a wheel built from it, and a merge with only that installed."""
+"""What is shipped: a source archive, a wheel built from it, and a merge with only that there."""
 
 import os
 import subprocess
@@ -66,6 +66,6 @@ def test_an_installed_wheel_merges_from_another_folder(wheel: Path, tmp_path: Pa
     )
     assert Path(where.strip()).parent == site / "taskalg"
     models = ("--model", "a=a.safetensors", "--model", "b=b.safetensors")
-    command = (sys.executable, "-m", "taskalg", "merge", "2*a/3 + b/3", *models, "-o", "out")
+    command = (sys.executable, "-m", "taskalg", "merge", "2/3*a + b/3", *models, "-o", "out")
     run(*command, cwd=work, PYTHONPATH=str(site))
     assert load_file(work / "out" / "model.safetensors")["w"].tolist() == [2, 2, 2]
