@@ -13,7 +13,7 @@ from taskalg.algebra.selectors import Glob, Item, Place, layer_of, places
 from taskalg.algebra.table import Table, tabulate
 from taskalg.checkpoints.base import TensorSpec
 from taskalg.donor import opened
-from taskalg.errors import ExpressionError, MismatchError, Span, listed, quoted
+from taskalg.errors import WINDOW, ExpressionError, MismatchError, Span, listed, quoted
 from taskalg.resolve import Operand, Resolved
 
 _SHOWN = 5  # mismatches a message lists
@@ -126,7 +126,7 @@ def _check_shapes(total: Resolved, donor: int, table: Table, skip: set[str]) -> 
         f"tensor {quoted(wrong[0][0])} does not fit",
         note="; ".join(shown) + _more(len(wrong)),
         help=f"{len(wrong)} of {len(names)} tensors differ; "
-        f'leave them out with a selector, as in toxic[~"{wrong[0][0]}"]',
+        f'leave them out with a selector, as in toxic[~"{_pattern(wrong[0][0])}"]',
     )
 
 
@@ -136,6 +136,12 @@ def _alike(a: TensorSpec, b: TensorSpec) -> bool:
 
 def _described(spec: TensorSpec, other: TensorSpec) -> str:
     return str(spec.shape) if spec.shape != other.shape else spec.dtype.name
+
+
+def _pattern(name: str) -> str:
+    """Return a pattern for a name that can be typed: no quote, control character or bracket."""
+    typed = "".join("?" if c in '"*?[' or not c.isprintable() else c for c in name)
+    return typed if len(typed) <= WINDOW else f"{typed[:WINDOW]}*"
 
 
 def _called(operand: Operand) -> str:

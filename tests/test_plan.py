@@ -240,6 +240,16 @@ def test_a_message_shows_untrusted_names_safely(tmp_path: Path) -> None:
     assert "\x1b" not in str(error)
 
 
+def test_a_message_suggests_a_pattern_that_can_be_typed(tmp_path: Path) -> None:
+    one, other = tensor(), tensor(shape=(3,))
+    error = refused(tmp_path, "(base + ft)/2", base={'\x1b"w[0]': one}, ft={'\x1b"w[0]': other})
+    assert "\x1b" not in str(error)
+    assert (
+        error.help
+        == '1 of 1 tensors differ; leave them out with a selector, as in toxic[~"??w?0]"]'
+    )
+
+
 def test_selecting_nothing_is_told_before_anything_is_planned(tmp_path: Path) -> None:
     with pytest.raises(ExpressionError, match='pattern "x" matches no tensor'):
         recipe(tmp_path, 'base["x"] + base[~"x"]', base={"w": tensor()}).plan()
