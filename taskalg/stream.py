@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taskalg import files
+from taskalg.algebra.kinds import Kind
 from taskalg.blocks import ALIGNMENT, Block, Piece, arena_size
 from taskalg.checkpoints.base import Checkpoint, Shard, TensorSpec, open_shard
 from taskalg.engines.base import Bytes, Engine, Evaluate, Tally, WeightedSumSpec
@@ -80,6 +81,8 @@ class Pass:
         """Say what a user should know about the result."""
         found = (
             (f"integer tensors differ, those of {self._donor()} are taken: ", self._different),
+            (f"not in every checkpoint, {self._without()}: ", self.plan.fit.unshared),
+            (f"not in {self._donor()}, left out: ", self.plan.fit.dropped),
             ("results overflow in ", sorted(self._overflowed)),
             ("NaN or Inf in the inputs of ", sorted(self._nonfinite)),
         )
@@ -98,6 +101,10 @@ class Pass:
                 note=f"they are {listed([quoted(name) for name in different])}",
                 help=f"without --strict those of {self._donor()} are taken",
             )
+
+    def _without(self) -> str:
+        vector = self.plan.kind is Kind.TASK_VECTOR
+        return "left out" if vector else f"copied from {self._donor()}"
 
     def _donor(self) -> str:
         donor = self.plan.operands[self.plan.donor]

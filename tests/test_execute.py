@@ -196,7 +196,11 @@ def test_only_shared_writes_exactly_the_donor_s_names(tmp_path: Path) -> None:
     base = {"w": floats("F32", 1), "own": floats("BF16", 7)}
     ft = {"head": floats("F32", 1), "w": floats("F32", 3)}
     made = recipe(tmp_path, "(base + ft)/2", base=base, ft=ft)
-    made.save(tmp_path / "out.safetensors", only_shared=True)
+    report = made.save(tmp_path / "out.safetensors", only_shared=True)
+    assert report.notes == (
+        "not in every checkpoint, copied from base: 'own'",
+        "not in base, left out: 'head'",
+    )
     found = oracle.read_file(tmp_path / "out.safetensors")
     assert found == {"w": floats("F32", 2), "own": floats("BF16", 7)}
 
