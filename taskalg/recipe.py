@@ -26,11 +26,12 @@ from taskalg.engines.registry import check_engine
 from taskalg.errors import KindError, TaskalgError, UsageError
 from taskalg.execute import execute
 from taskalg.explain import Explanation
+from taskalg.fit import check_items
 from taskalg.language.nodes import Node
 from taskalg.plan import Choices, Plan, make_plan
 from taskalg.report import Report
 from taskalg.resolve import Resolved, Resolver
-from taskalg.result import check_result, check_something_left, kind
+from taskalg.result import check_result, check_something_left, kind, tensor_places
 from taskalg.scalars import is_number, to_fraction
 from taskalg.stream import Progress, Settings
 from taskalg.units import parse_size
@@ -147,11 +148,14 @@ class Recipe(Arithmetic):
         """Return the kind, as `kind` does, but refuse what could not be a result.
 
         Raises:
+            ExpressionError: a pattern or range selects nothing.
             KindError: it is a scalar, nothing is left, or the kind is partial.
         """
         try:
             found = kind(self.resolved)
             check_result(self.resolved, found, allow_partial)
+            if all(operand.checkpoint is not None for operand, _ in self.resolved.terms):
+                check_items(self.resolved, self._items, tensor_places(self.resolved))
             check_something_left(self.resolved)
         except KindError as error:
             raise self._at(error) from None

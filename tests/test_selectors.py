@@ -195,6 +195,13 @@ def test_a_selector_that_selects_nothing_is_an_error_at_its_place(
     assert (error.span.start, error.span.end) == (start, len(before + marked))
 
 
+def test_check_looks_at_what_is_selected_when_it_has_headers(folder: Path) -> None:
+    with pytest.raises(ExpressionError, match='pattern "zzz" matches no tensor'):
+        compiled(folder, 'base + (ft - base)["zzz"]').check()
+    with pytest.raises(ExpressionError, match="no tensor is in layer 99"):
+        compiled(folder, "base + (ft - base)[99]").check()
+
+
 def test_a_selector_whose_checkpoint_cancels_is_not_looked_at(folder: Path) -> None:
     assert compiled(folder, 'base + ft["zzz"] - ft["zzz"]').plan().kind == "model"
 
