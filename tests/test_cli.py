@@ -206,6 +206,8 @@ def test_ops_lists_the_table() -> None:
         (["merge", "base - toxic", *FILES, "--donor", "x", "-o", "x"], 2, "donor"),
         (["merge", "base - toxic", *FILES, "--shard-size", "big", "-o", "x"], 2, "is not a size"),
         (["merge", "1e30*base", *FILES, "--allow-partial", "--dtype", "f16", "-o", "x"], 3, "over"),
+        (["merge", "base - toxic", *FILES, "-o", "plain"], 5, "is a file, and a folder"),
+        (["merge", "base - toxic", *FILES, "-o", "/dev/null"], 5, "is a file, and a folder"),
         (["merge", "-o", "x"], 2, "there is no expression"),
         (["check", "a", "--model", "2a"], 2, "cannot be a name"),
         (["check", "a", "--model", "a", "--task", "a"], 2, "bound twice"),
@@ -217,6 +219,7 @@ def test_ops_lists_the_table() -> None:
 def test_every_failure_has_its_exit_code(
     folder: Path, args: list[str], code: int, words: str
 ) -> None:
+    (folder / "plain").touch()
     before = sorted(os.listdir(folder))
     result = run(*args, code=code)
     assert words in result.stderr

@@ -67,7 +67,6 @@ def check_destination(
             f"{quoted(str(place.out))} is one file, and {len(layouts)} shards do not fit into it",
             help="give a folder, or a larger --shard-size",
         )
-    _check_kind(place)
     if place.is_file:
         if files.exists(place.out) and not overwrite:
             raise _in_the_way(place, "exists already")
@@ -148,7 +147,12 @@ def _folders_above(folder: Path) -> Iterator[Path]:
         yield from (found for found in (path, *path.parents) if files.is_folder(found))
 
 
-def _check_kind(place: Destination) -> None:
+def check_kind(place: Destination) -> None:
+    """Refuse a file where a folder is to be written, the reverse, and a place that is not there.
+
+    Raises:
+        OutputError: that is the case, or the folder cannot be written to.
+    """
     parent = place.root if place.is_file else place.root.parent
     name = quoted(str(place.out))
     if files.is_link(place.out) and not files.exists(place.out):

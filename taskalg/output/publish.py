@@ -24,6 +24,7 @@ from taskalg.handles import OUTPUTS, Handles
 from taskalg.output.destination import (
     Destination,
     check_destination,
+    check_kind,
     check_overlap,
     check_space,
     destination,
@@ -67,6 +68,7 @@ def stage(
         UsageError: several layouts, and one file to put them in.
     """
     place = destination(out)
+    check_kind(place)
     check_overlap(place, inputs)
     leftovers = names_left(place.hidden)
     check_destination(place, layouts, side_files, leftovers=leftovers, overwrite=overwrite)
