@@ -84,7 +84,7 @@ def checked_name(name: str) -> str:
     normal = unicodedata.normalize("NFKC", name)
     if not normal.isidentifier() or normal == "use":
         joined = "".join(char if char.isalnum() else "_" for char in normal)
-        fixed = joined if joined[:1].isalpha() else f"_{joined}"
+        fixed = joined if joined[:1].isalpha() and joined != "use" else f"_{joined}"
         raise UsageError(f"{quoted(name)} cannot be a name", help=f"choose one like {fixed}")
     if normal in BUILTINS:
         raise UsageError(f"{quoted(name)} is a built-in function", help="choose another name")

@@ -76,12 +76,12 @@ class ExpressionCommand(click.Command):
                 expressions += rest
             elif arg in takes_value:
                 options.append(arg)
-                if takes_value[arg]:
-                    options += [value for value in [next(rest, None)] if value is not None]
-            elif _OPTION.fullmatch(arg) and (
-                arg.partition("=")[0] in takes_value or "=" not in arg
-            ):
-                options.append(arg)  # --name=value, or an option that click does not know either
+                value = next(rest, None) if takes_value[arg] else ""
+                if value is None:  # click says that the option needs one
+                    return super().parse_args(ctx, options)
+                options += [value] if takes_value[arg] else []
+            elif _is_option(arg, takes_value):
+                options.append(arg)
             else:
                 expressions.append(arg)
         return super().parse_args(ctx, [*options, "--", *expressions])

@@ -209,6 +209,8 @@ def test_ops_lists_the_table() -> None:
         (["merge", "base - toxic", *FILES, "-o", "plain"], 5, "is a file, and a folder"),
         (["merge", "base - toxic", *FILES, "-o", "/dev/null"], 5, "is a file, and a folder"),
         (["merge", "-o", "x"], 2, "there is no expression"),
+        (["merge", "base", "--base"], 2, "requires an argument"),
+        (["check", "base", *FILES, "--model", "use=x"], 2, "choose one like _use"),
         (["check", "a", "--model", "2a"], 2, "cannot be a name"),
         (["check", "a", "--model", "a", "--task", "a"], 2, "bound twice"),
         (["check", "a", "--model", "a", "--model", "a"], 2, "given twice"),
