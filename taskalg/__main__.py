@@ -20,9 +20,10 @@ def run() -> None:
         code = stop.code
     try:
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (BrokenPipeError, ValueError):  # the reader left, or closed the stream
+        for stream in (sys.stdout, sys.stderr):
+            if stream:  # None when the caller had closed it
+                stream.flush()
+    except (OSError, ValueError):  # the reader left, closed the stream, or has no space
         pass
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 

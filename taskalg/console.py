@@ -1,5 +1,6 @@
 """The terminal: how arguments are read, errors shown and progress drawn; no command is here."""
 
+import errno
 import re
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import IO, Any, NoReturn
 
 import click
 
-from taskalg.errors import TaskalgError
+from taskalg.errors import OutputError, TaskalgError
 from taskalg.stream import Progress
 from taskalg.units import bytes_text
 
@@ -51,7 +52,9 @@ class Tool(click.Group):
             raise click.exceptions.Exit(_INTERRUPTED) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # files raise our errors
+                raise Failure(OutputError("no space is left for what is printed")) from None
             click.echo("this is a bug in taskalg; please report it with what follows", err=True)
             click.echo(traceback.format_exc(), err=True)
             raise click.exceptions.Exit(_BUG) from None

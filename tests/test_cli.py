@@ -260,6 +260,22 @@ def test_sigterm_cleans_up_and_exits_with_130(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_stream_that_the_caller_closed_is_no_failure(folder: Path, stream: int) -> None:
+    command = [sys.executable, "-m", "taskalg", "merge", "base", *FILES, "-o", "out", "--json"]
+    script = f'exec "$@" {stream}>&-'
+    found = subprocess.run(["sh", "-c", script, "sh", *command], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert (folder / "out" / "model.safetensors").exists()
+
+
+def test_a_full_disk_for_what_is_printed_is_told(folder: Path) -> None:
+    command = [sys.executable, "-m", "taskalg", "inspect", "base.safetensors"]
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (found.returncode, found.stderr) == (5, "no space is left for what is printed\n")
+
+
 def test_a_closed_pipe_is_not_a_traceback(folder: Path) -> None:
     command = f"{sys.executable} -m taskalg inspect base.safetensors | true"
     result = subprocess.run(command, shell=True, cwd=folder, capture_output=True, check=False)
