@@ -61,6 +61,8 @@ class Explanation:
         ]
         return "\n\n".join(block for block in blocks if block)
 
+    __repr__ = __str__
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as a JSON object: exact coefficients as "p/q", sizes in bytes."""
         plan = self.plan

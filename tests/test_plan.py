@@ -240,6 +240,11 @@ def test_a_message_shows_untrusted_names_safely(tmp_path: Path) -> None:
     assert "\x1b" not in str(error)
 
 
+def test_an_explanation_is_its_text_at_a_prompt(tmp_path: Path) -> None:
+    found = recipe(tmp_path, "base", base={"w": tensor()}).explain()
+    assert repr(found) == str(found)
+
+
 def test_a_message_suggests_a_pattern_that_can_be_typed(tmp_path: Path) -> None:
     one, other = tensor(), tensor(shape=(3,))
     error = refused(tmp_path, "(base + ft)/2", base={'\x1b"w[0]': one}, ft={'\x1b"w[0]': other})
