@@ -87,6 +87,14 @@ class ExpressionCommand(click.Command):
                 options.append(arg)
             else:
                 expressions.append(arg)
+        wanted = sum(isinstance(parameter, click.Argument) for parameter in self.params)
+        misspelt = any(
+            o.startswith("--") and o.partition("=")[0] not in takes_value for o in options
+        )
+        if len(expressions) > wanted and not misspelt:  # click tells that better
+            raise click.UsageError(
+                f"unexpected {' '.join(expressions[wanted:])!r}: put each expression in quotes", ctx
+            )
         return super().parse_args(ctx, [*options, "--", *expressions])
 
 

@@ -14,7 +14,7 @@ from taskalg.blocks import arena_size
 from taskalg.donor import opened
 from taskalg.dtypes import F64
 from taskalg.engines.base import WeightedSumSpec
-from taskalg.engines.tiers import tier_note
+from taskalg.engines.tiers import UNLIMITED, tier_note
 from taskalg.errors import LISTED, listed, printable, quoted
 from taskalg.execute import output_layouts
 from taskalg.machine import available_threads
@@ -256,8 +256,10 @@ def _rounding(plan: Plan) -> str:
     binades = min(tier_note(spec).binades for spec in specs)
     if binades < 0:
         wide = any(F64 in (*spec.inputs, spec.output) for spec in specs)
-        why = "float64" if wide else "these coefficients"
-        return f"correctly rounded; {why} take the double-double tier"
+        why = "float64 takes" if wide else "these coefficients take"
+        return f"correctly rounded; {why} the double-double tier"
+    if binades >= UNLIMITED:
+        return "correctly rounded, in the fast tier"
     return f"correctly rounded; fast tier while one block's magnitudes stay within 2^{binades}"
 
 

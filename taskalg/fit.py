@@ -50,6 +50,13 @@ def fit(total: Resolved, donor: int, only_shared: bool) -> Fit:
     if (missing or extra) and not only_shared:
         raise _names_differ(total, donor, missing, extra)
     unshared = tuple(dict.fromkeys(name for name, _ in missing))
+    if unshared and len(unshared) == sum(spec.dtype.is_floating for spec in names.values()):
+        raise MismatchError(
+            "no tensor is in every checkpoint, so there is nothing to combine",
+            note=f"{_called(total.terms[donor][0])} has {quoted(unshared[0])}"
+            + (f", {_called(extra[0][1])} has {quoted(extra[0][0])}" if extra else ""),
+            help="their names may differ by a prefix: taskalg inspect lists them",
+        )
     _check_shapes(total, donor, table, set(unshared))
     return Fit(at, table, unshared, tuple(dict.fromkeys(name for name, _ in extra)))
 

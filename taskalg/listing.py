@@ -32,7 +32,8 @@ def receipt(report: Report) -> str:
     """Say what a merge did: what was written, what it cost, what was seen."""
     plan, tally = report.plan, report.tally
     shards = f"{report.shards} shard{'' if report.shards == 1 else 's'}"
-    written = f"{len(plan.steps):,} tensors, {shards}, {bytes_text(report.bytes_written)}"
+    tensors = f"{len(plan.steps):,} tensor{'' if len(plan.steps) == 1 else 's'}"
+    written = f"{tensors}, {shards}, {bytes_text(report.bytes_written)}"
     rate = (report.bytes_read + report.bytes_written) / max(report.seconds, 1e-9)
     seen = [
         f"{tally.overflowed:,} results overflow" if tally.overflowed else "no overflow",

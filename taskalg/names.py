@@ -46,7 +46,9 @@ class Names:
 
 _BINDINGS = together(
     click.option("-f", "file", metavar="RECIPE", help="Read a recipe; EXPR replaces its own."),
-    click.option("--base", metavar="PATH", help="Bind base to a checkpoint."),
+    click.option(
+        "--base", "bases", metavar="PATH", multiple=True, help="Bind base to a checkpoint."
+    ),
     click.option(
         "--task", "tasks", metavar="NAME=PATH", multiple=True, help="Bind a checkpoint minus base."
     ),
@@ -64,12 +66,15 @@ def bindings(command: Callable[..., None]) -> Callable[..., None]:
     def with_names(
         *,
         file: str | None,
-        base: str | None,
+        bases: tuple[str, ...],
         tasks: tuple[str, ...],
         models: tuple[str, ...],
         scalars: tuple[str, ...],
         **rest: Any,
     ) -> None:
+        if len(bases) > 1:
+            raise UsageError("--base is given twice", help="bind others with --model NAME=PATH")
+        base = next(iter(bases), None)
         values = dict(_scalar(*pair) for pair in _pairs("--set", scalars))
         bound = bind(base, dict(_pairs("--task", tasks)), dict(_pairs("--model", models)), values)
         command(names=Names(file, bound, not (file or base or tasks or models)), **rest)

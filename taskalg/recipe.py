@@ -231,7 +231,7 @@ class Recipe(Arithmetic):
             shard_size=parse_size(shard_size) if isinstance(shard_size, str) else shard_size,
             progress=progress,
         )
-        return execute(plan, check_engine(engine), Path(out), settings)
+        return execute(plan, check_engine(engine), Path(out).expanduser(), settings)
 
     # ---- Combining
 

@@ -186,6 +186,12 @@ def test_inspect_lists_tensors(folder: Path) -> None:
     assert [tensor["name"] for tensor in found["tensors"]] == ["head.w", "layers.0.w", "layers.1.w"]
 
 
+def test_only_shared_with_nothing_shared_is_refused(folder: Path) -> None:
+    save_file({"other.w": np.ones(4, np.float32)}, "other.safetensors")
+    args = ["base/2 + other/2", *FILES, "--model", "other=other.safetensors", "--only-shared"]
+    assert "nothing to combine" in run("explain", *args, code=3).stderr
+
+
 def test_ops_lists_the_table() -> None:
     names = [operator["name"] for operator in answer("ops")["operators"]]
     assert {"+", "[]", "lerp", "ramp", "task"} <= set(names)
@@ -216,6 +222,8 @@ def test_ops_lists_the_table() -> None:
         (["check", "a", "--model", "a", "--model", "a"], 2, "given twice"),
         (["merge", "a", "--model", "a", "-o", "x"], 2, "declared without a file"),
         (["explain", "-f", "nowhere.ta"], 4, "nowhere.ta"),
+        (["check", "a", "+", "b", "--model", "a"], 2, "put each expression in quotes"),
+        (["explain", "base", *FILES, "--base", "x"], 2, "--base is given twice"),
     ],
 )
 def test_every_failure_has_its_exit_code(
