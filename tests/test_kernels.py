@@ -159,6 +159,37 @@ def test_the_note_is_exact(binades: int) -> None:
     assert tally == Tally(tier2=10 if binades > tier_note(spec).binades else 0)
 
 
+@pytest.mark.parametrize("output", [F8_E5M2, BF16, F16, F32], ids=repr)
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+def test_quotients_beside_midpoints_fall_to_the_right_side(output: DType, offset: int) -> None:
+    """Sums of 47 bits whose quotients are as near to a midpoint as they can be."""
+    rng, precision = np.random.default_rng(0), output.precision
+    for bits in (1, 3, 20, 45 - precision):
+        divisor = 2**bits - 1
+        midpoints = rng.integers(2**precision, 2 ** (precision + 1), 500) | 1
+        sums = (divisor * midpoints << 46 - bits - precision) + offset
+        # both parts of like magnitudes, as the fast tier needs: 2**23 to 2**24
+        low = sums % 2**23 + 2**23
+        high = (sums - low) >> 23
+        unit = Fraction(1, divisor << 46 - bits)
+        spec = WeightedSumSpec((unit * 2**23, unit), (F32, F32), output)
+        blocks = [part.astype(np.float32).view(np.uint8) for part in (high, low)]
+        wanted, _ = run(REFERENCE.prepare(spec), spec, blocks)
+        got, tally = run(CPU.prepare(spec), spec, blocks)
+        assert (got.tobytes(), tally) == (wanted.tobytes(), Tally())
+
+
+@pytest.mark.parametrize("kind", [BF16, F16, F32, F8_E5M2, F8_E4M3], ids=repr)
+@pytest.mark.parametrize("power", [14, 100, 690, -690])
+def test_weights_far_from_one_are_exact(kind: DType, power: int) -> None:
+    ratio = Fraction(2) ** power
+    spec = WeightedSumSpec((ratio, -ratio * 5 / 3), (kind,) * 2, F32)
+    blocks = [np.arange(16, dtype=f"u{kind.itemsize}").view(np.uint8) for _ in range(2)]
+    wanted, _ = run(REFERENCE.prepare(spec), spec, blocks)
+    got, tally = run(CPU.prepare(spec), spec, blocks)
+    assert got.tobytes() == wanted.tobytes() and tally.tier2 == 0
+
+
 @given(st.integers(1, 10**40), st.integers(-1200, 1000), st.integers(1, 10**40), st.booleans())
 def test_the_integer_rounding_is_python_s(size: int, power: int, divisor: int, odd: bool) -> None:
     divisor = divisor * 2 + 1 if odd else 1

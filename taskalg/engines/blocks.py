@@ -26,8 +26,8 @@ class Inputs(NamedTuple):
 
     addresses: NDArray[np.int64]
     itemsizes: NDArray[np.int64]  # [bytes]
-    shifts: NDArray[np.uint32]  # of formats.Source
-    masks: NDArray[np.uint32]
+    shifts: NDArray[np.uint64]  # of formats.Source
+    masks: NDArray[np.uint64]
     scales: NDArray[np.float64]  # the power of two that decoding leaves
     limits: NDArray[np.float64]  # from here on a decoded magnitude is no number of its dtype
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from taskalg.dtypes import BF16, F64, DType
 from taskalg.engines.base import Bytes, Evaluate, Tally, WeightedSumSpec
 from taskalg.engines.blocks import SUB_BLOCK, Inputs, Output
+from taskalg.engines.cache import specialized
 from taskalg.engines.double_double import double_double
 from taskalg.engines.exact import settle
-from taskalg.engines.formats import BIAS, bias, decode_exponent, source, target
+from taskalg.engines.formats import BIAS, bias, decode_exponent, quotient, source, target
 from taskalg.engines.kernels import MOST_FUSED, Exactness, fused, mixed
 from taskalg.engines.tiers import Scaled, scale, tier_note
 from taskalg.engines.weights import double_double_weights, floor_log2
@@ -33,6 +34,7 @@ SlowTiers = Callable[[Sequence[Bytes], Bytes, NDArray[np.int64]], Tally]
 
 # what kernels are specialized by; an array, because numba takes 10 [microseconds] to type a class
 _KINDS = {size: np.empty(0, f"u{size}") for size in (1, 2, 4)}
+_LARGEST = 1000  # exponent of weights in the fused kernel
 _SAFE = 960  # |exponents| up to this leave room for sums and for the lowest bits in binary64
 
 
@@ -49,9 +51,12 @@ class CpuEngine:
 
         def evaluate(inputs: Sequence[Bytes], output: Bytes) -> Tally:
             count = output.size // spec.output.itemsize
-            missed = np.arange(0, count, SUB_BLOCK)
-            overflowed, misses = 0, len(missed)
-            if fast is not None:
+            overflowed = 0
+            if fast is None:
+                missed = np.arange(0, count, SUB_BLOCK)
+                misses = len(missed)
+            else:
+                missed = np.empty(-(-count // SUB_BLOCK), np.int64)
                 addresses = [_address(block) for block in inputs]
                 misses, overflowed = fast(addresses, _address(output), count, missed)
             tally = Tally(overflowed=overflowed)
@@ -81,25 +86,22 @@ def _fused(spec: WeightedSumSpec, scaled: Scaled) -> FastTier:
     dtype = spec.inputs[0]
     kind, output_kind = _KINDS[dtype.itemsize], _KINDS[spec.output.itemsize]
     exponent = scaled.exponent + decode_exponent(dtype)
-    weights = tuple(math.ldexp(factor, exponent) for factor in scaled.factors)
+    # large weights leave binary64's range together with the power of two: the division makes it up
+    excess = max(0, max(map(abs, scaled.factors)).bit_length() + exponent - _LARGEST)
+    weights = tuple(math.ldexp(factor, exponent - excess) for factor in scaled.factors)
     decoding, rounding = source(dtype), target(spec.output)
     exactness = _exactness(spec, scaled, bias(dtype))
+    how = rounding, quotient(scaled.divisor, -excess, spec.output), exactness
+    entry: list[Callable[..., tuple[int, int]]] = []
 
     def run(
         inputs: Sequence[int], output: int, count: int, missed: NDArray[np.int64]
     ) -> tuple[int, int]:
-        return fused(
-            tuple(inputs),
-            kind,
-            weights,
-            decoding,
-            output,
-            output_kind,
-            rounding,
-            exactness,
-            count,
-            missed,
-        )
+        where = output, output_kind
+        arguments = (tuple(inputs), kind, weights, decoding, *where, *how, count, missed)
+        if not entry:  # compiled only when a block is there; twice, by two threads, does no harm
+            entry.append(specialized(fused, *arguments))
+        return entry[0](*arguments)
 
     return run
 

@@ -1,16 +1,20 @@
 """What the kernels need to know about a dtype, as plain numbers.
 
 A stored element becomes binary64 without a branch: its sign and magnitude are shifted to where a
-binary32 has them, so subnormals come out right, and one exact multiplication by a power of two
+binary64 has them, so subnormals come out right, and one exact multiplication by a power of two
 mends the exponent. A result leaves binary64 by an addition: with `M` chosen so that the last bit of
 `|q| + M` is worth one step of the output, the sum's low bits are the rounded significand, ties to
-even, subnormals included. (Tables of 256 and 65536 entries were slower, hardware conversions do not
+even, subnormals included. Or `M` is subtracted again, and what is left, exact in binary32 beside a
+power of two, is converted by the hardware and shifted into place: faster where the division can
+apply that power of two. (Tables of 256 and 65536 entries were slower, hardware conversions do not
 exist for every type on every machine.)
 
 The tuples are NamedTuples because numba passes them to compiled code field by field.
 """
 
+import math
 import struct
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +22,15 @@ import numpy as np
 from taskalg.dtypes import F64, DType
 
 BIAS = 1023  # of binary64's exponent field
-_BINARY32_BIAS = 127
-_PRECISION32 = 24
+_PRECISION = 53  # bits of its significand
+_LOW32, _PRECISION32 = -126, 24  # binary32's smallest normal exponent, bits of its significand
 
 
 class Source(NamedTuple):
     """How stored elements of up to 32 bits are decoded and compared."""
 
-    shift: np.uint32  # moves the sign-extended pattern so that its fraction meets binary32's
-    mask: np.uint32  # clears the copies of the sign above the magnitude, and the bits below
+    shift: np.uint64  # moves the sign-extended pattern so that its fraction meets binary64's
+    mask: np.uint64  # clears the copies of the sign above the magnitude, and the bits below
     fraction: np.uint64  # bits of fraction: p - 1
     largest: np.uint64  # pattern of the largest finite magnitude
 
@@ -43,14 +47,24 @@ class Target(NamedTuple):
     negative: np.uint64  # the sign bit of a negative overflow: none in e4m3
 
 
+class Quotient(NamedTuple):
+    """How binary64 sums are divided, and rounded to an output of up to 32 bits."""
+
+    inverse: float  # of the divisor, times the power of two that puts the output's smallest
+    rest: float  # normal at binary32's; and what rounding to binary64 took from it
+    bump: np.uint64  # from the pattern of a power of two to that of 1.5 * 2**(53 - p) times it
+    shift: np.uint32  # 24 - p: binary32's bits of fraction that the output has not
+    cap: np.uint32  # binary32 pattern that becomes the output's first that is not finite
+
+
 def source(dtype: DType) -> Source:
     """Return the decoding of a dtype of up to 32 bits."""
     fraction = dtype.precision - 1
-    shift = _PRECISION32 - dtype.precision
+    shift = _PRECISION - dtype.precision
     magnitude = (1 << (8 * dtype.itemsize - 1)) - 1
     return Source(
-        np.uint32(shift),
-        np.uint32(magnitude << shift | 1 << 31),
+        np.uint64(shift),
+        np.uint64(magnitude << shift | 1 << 63),
         np.uint64(fraction),
         np.uint64(first_not_finite(dtype) - 1),
     )
@@ -58,7 +72,7 @@ def source(dtype: DType) -> Source:
 
 def decode_exponent(dtype: DType) -> int:
     """Return the power of two by which a decoded element is still too small."""
-    return 0 if dtype == F64 else _BINARY32_BIAS - bias(dtype)
+    return 0 if dtype == F64 else BIAS - bias(dtype)
 
 
 def bias(dtype: DType) -> int:
@@ -93,6 +107,21 @@ def target(dtype: DType) -> Target:
         np.uint64(sign),
         np.uint64(first_not_finite(dtype)),
         np.uint64(dtype.has_inf << sign),
+    )
+
+
+def quotient(divisor: int, exponent: int, dtype: DType) -> Quotient:
+    """Return the division by `divisor * 2**exponent` and the rounding to `dtype`."""
+    inverse = float(Fraction(1, divisor))
+    rest = float(Fraction(1, divisor) - Fraction(inverse))
+    power = _LOW32 - dtype.low - exponent
+    shift = _PRECISION32 - dtype.precision
+    return Quotient(
+        math.ldexp(inverse, power),
+        math.ldexp(rest, power),
+        np.uint64(_PRECISION - dtype.precision << 52 | 1 << 51),
+        np.uint32(shift),
+        np.uint32(first_not_finite(dtype) << shift),
     )
 
 

@@ -68,16 +68,21 @@ def _ir_type(element: Any) -> Any:
 
 
 @_native
+def width(typing: Any, kind: Any) -> Any:
+    """Return an element's bits; a constant, so that code for other widths is never generated."""
+    return _instruction(types.int64, (kind,), lambda b, a: ir.Constant(_I64, kind.dtype.bitwidth))
+
+
+@_native
 def widen(typing: Any, pattern: Any, shift: Any, mask: Any) -> Any:
     """Decode a pattern of up to 32 bits to binary64, short of a power of two (formats.py)."""
 
     def emit(builder: Any, arguments: Any) -> Any:
         bits, shift, mask = arguments
-        extended = bits if pattern.bitwidth == 32 else builder.sext(bits, _I32)
-        placed = builder.and_(builder.shl(extended, shift), mask)
-        return builder.fpext(builder.bitcast(placed, _F32), _F64)
+        placed = builder.and_(builder.shl(builder.sext(bits, _I64), shift), mask)
+        return builder.bitcast(placed, _F64)
 
-    return _instruction(types.float64, (pattern, types.uint32, types.uint32), emit)
+    return _instruction(types.float64, (pattern, types.uint64, types.uint64), emit)
 
 
 @_native
@@ -111,6 +116,48 @@ def bits(typing: Any, value: Any) -> Any:
 def number(typing: Any, pattern: Any) -> Any:
     """Return the binary64 number of a pattern."""
     return _instruction(types.float64, (types.uint64,), lambda b, a: b.bitcast(a[0], _F64))
+
+
+@_native
+def copy_sign(typing: Any, value: Any, sign: Any) -> Any:
+    """Set the sign bit of `value` if that of `sign` is set."""
+
+    def emit(builder: Any, arguments: Any) -> Any:
+        value, sign = (builder.bitcast(argument, _I64) for argument in arguments)
+        negative = builder.and_(sign, ir.Constant(_I64, 1 << 63))
+        return builder.bitcast(builder.or_(value, negative), _F64)
+
+    return _instruction(types.float64, (types.float64,) * 2, emit)
+
+
+@_native
+def binary32(typing: Any, value: Any) -> Any:
+    """Return the pattern of the binary32 number nearest to a binary64 one."""
+
+    def emit(builder: Any, arguments: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(arguments[0], _F32), _I32)
+
+    return _instruction(types.uint32, (types.float64,), emit)
+
+
+@_native
+def narrow(typing: Any, pattern: Any, shift: Any, cap: Any, kind: Any) -> Any:
+    """Turn a binary32 pattern with few bits of fraction into one of the type of array `kind`.
+
+    `shift` drops the lowest bits of the magnitude, which is at most `cap`; the sign keeps its place
+    at the top.
+    """
+    element = kind.dtype
+
+    def emit(builder: Any, arguments: Any) -> Any:
+        pattern, shift, cap, _ = arguments
+        size = builder.and_(pattern, ir.Constant(_I32, 2**31 - 1))
+        least = builder.select(builder.icmp_unsigned("<", size, cap), size, cap)
+        above = builder.lshr(pattern, ir.Constant(_I32, 32 - element.bitwidth))
+        sign = builder.and_(above, ir.Constant(_I32, 1 << element.bitwidth - 1))
+        return builder.zext(builder.or_(builder.lshr(least, shift), sign), _I64)
+
+    return _instruction(types.uint64, (types.uint32, types.uint32, types.uint32, kind), emit)
 
 
 @_native

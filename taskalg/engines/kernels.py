@@ -15,22 +15,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from taskalg.engines.blocks import SUB_BLOCK, Inputs, Output, encode, fill, mend_overflow, write
+from taskalg.engines.blocks import SUB_BLOCK, Inputs, Output, fill, mend_overflow, write
 from taskalg.engines.cache import compiled, inlined
-from taskalg.engines.formats import BIAS, Source, Target
+from taskalg.engines.formats import BIAS, Quotient, Source, Target
 from taskalg.engines.instructions import (
+    binary32,
     bits,
+    copy_sign,
     default_arithmetic,
     fma,
     less_one,
     load,
     magnitude,
+    narrow,
+    number,
     set_arithmetic,
     store,
     widen,
+    width,
 )
 
 MOST_FUSED = 8  # terms; registers hold them all, and LLVM's alias checks still allow vectors
+
+_EXPONENT = np.uint64(0x7FF << 52)
+_SMALLEST_NORMAL = np.uint64(BIAS - 126 << 52)  # binary32's
 
 
 class Exactness(NamedTuple):
@@ -83,6 +91,33 @@ def _total(addresses: Any, kind: Any, index: int, weights: Any, source: Source) 
     return total
 
 
+@inlined
+def _divide(total: float, quotient: Quotient, kind: Any) -> Any:
+    """Return the pattern of a sum divided and rounded to the output (formats.py).
+
+    The sign is that of the sum: a zero's would get lost on the way. Two products take the place of
+    a slower division. `inverse + rest` is within 2**-106 of 1 / divisor, so `value` is rounded from
+    the quotient times 1 + d, |d| <= 2**-105, and a quotient of 53 bits, as midpoints are, comes out
+    exactly. Any other must be more than half a binary64 step from each midpoint m = M * 2**b, M odd
+    and below 2**(p + 1). Let the sum be S * 2**l, S odd and below 2**53.
+
+    l >= b: the distance is 2**b / divisor or more, and divisor < 2**(53 - p), so it exceeds half a
+    step, at most 2**(b + p - 53), by 2**(b + 2 * p - 106), while d is worth 2**(b + p - 104) at
+    most: enough, because p >= 3.
+
+    l < b: with N = divisor * M * 2**(b - l), even, S = N + k, the distance over m is |k| / N. Half
+    a step over m is 2**-53 / (1 + 2**-p) at most when m is normal; when it is not and M = 1, N is
+    at most 2**53 - 2**p, or else the distance is below m, where steps are half as long.
+    """
+    value = fma(total, quotient.inverse, total * quotient.rest)
+    if width(kind) == 32:
+        return np.uint64(binary32(copy_sign(value, total)))
+    top = max(bits(value) & _EXPONENT, _SMALLEST_NORMAL)
+    magic = number(top + quotient.bump)
+    near = copy_sign((value + magic) - magic, total)
+    return narrow(binary32(near), quotient.shift, quotient.cap, kind)
+
+
 @compiled
 def fused(
     addresses: Any,
@@ -92,6 +127,7 @@ def fused(
     output: int,
     output_kind: Any,
     target: Target,
+    quotient: Quotient,
     exactness: Exactness,
     count: int,
     missed: NDArray[np.int64],
@@ -105,7 +141,8 @@ def fused(
         source: how to decode an input.
         output: address.
         output_kind: the same for the output.
-        target: how to round.
+        target: what an overflow looks like.
+        quotient: how to divide and round.
         exactness: when to take part.
         count: elements.
         missed: receives starts [elements]; `(count / SUB_BLOCK rounded up,)`.
@@ -124,8 +161,8 @@ def fused(
             misses += 1
             continue
         for index in range(start, stop):
-            quotient = _total(addresses, kind, index, weights, source) / exactness.divisor
-            store(output, index, output_kind, encode(quotient, target))
+            total = _total(addresses, kind, index, weights, source)
+            store(output, index, output_kind, _divide(total, quotient, output_kind))
         if high >= exactness.overflowing:
             overflowed += mend_overflow(output, output_kind, start, stop, target)
     set_arithmetic(before)
