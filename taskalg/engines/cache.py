@@ -41,13 +41,13 @@ def compiled(function: Callable[P, T]) -> Callable[P, T]:
     return kernel
 
 
-def specialized(kernel: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Callable[P, T]:
-    """Return the kernel for arguments of just these types.
+def specialized(kernel: Callable[P, T], arguments: tuple[Any, ...]) -> Callable[P, T]:
+    """Return the kernel for arguments of just the types that these have.
 
     At every call a dispatcher works out the types anew, 10 [microseconds] for tuples with names.
     """
     dispatcher: Any = kernel
-    entry: Callable[P, T] = dispatcher.compile(tuple(map(numba.typeof, args)))
+    entry: Callable[P, T] = dispatcher.compile(tuple(map(numba.typeof, arguments)))
     return entry
 
 

@@ -100,7 +100,7 @@ def _fused(spec: WeightedSumSpec, scaled: Scaled) -> FastTier:
         where = output, output_kind
         arguments = (tuple(inputs), kind, weights, decoding, *where, *how, count, missed)
         if not entry:  # compiled only when a block is there; twice, by two threads, does no harm
-            entry.append(specialized(fused, *arguments))
+            entry.append(specialized(fused, arguments))
         return entry[0](*arguments)
 
     return run
