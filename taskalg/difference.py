@@ -48,6 +48,5 @@ def _telling(rest: Resolved, row: Sequence[Fraction], where: str | None) -> str:
     operand, value = next(
         (operand, value) for (operand, _), value in zip(rest.terms, row, strict=True) if value
     )
-    name = operand.name or operand.path
-    text = f"the coefficients of {name} differ by {decimal_text(value)}"
+    text = f"the coefficients of {operand.called} differ by {decimal_text(value)}"
     return text if where is None else f"{text} on {where}"

@@ -44,7 +44,7 @@ def _named(operands: list[Operand], name: str) -> int:
     for index, operand in enumerate(operands):
         if name in (operand.name, operand.path):
             return index
-    known = [str(operand.name or operand.path) for operand in operands]
+    known = [operand.called for operand in operands]
     raise UsageError(
         f"the donor {quoted(name)} is not a checkpoint of this expression",
         help=f"choose one of {listed(known, 'or')}",

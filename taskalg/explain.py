@@ -72,7 +72,7 @@ class Explanation:
             "tensors": len(plan.steps),
             "shards": len(output_layouts(plan, self.out, self.shard_size)),
             "dtypes": sorted({c.output.name for c in plan.combinations}),
-            "donor": str(plan.operands[plan.donor].name or plan.operands[plan.donor].path),
+            "donor": plan.operands[plan.donor].called,
             "bytes_read": plan.bytes_read,
             "bytes_copied": plan.bytes_copied,
             "bytes_written": plan.bytes_written,
@@ -84,7 +84,7 @@ class Explanation:
     def _rows(self) -> list[tuple[str, str]]:
         plan = self.plan
         donor = plan.operands[plan.donor]
-        name = printable(str(donor.name or donor.path))
+        name = printable(donor.called)
         layouts = output_layouts(plan, self.out, self.shard_size)
         dtypes = listed(sorted({c.output.name for c in plan.combinations}))
         like = f" like {name}" if _follows_donor(plan) else ""
@@ -112,15 +112,17 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "kind": str(plan.kind),
         "simplified": str(plan.total),
         "coefficients": coefficients_json(plan),
-        "checkpoints_read": [_name(usage) for usage in plan.usage if usage.tensors],
-        "checkpoints_cancelled": [_name(usage) for usage in plan.usage if not usage.tensors],
+        "checkpoints_read": [usage.operand.called for usage in plan.usage if usage.tensors],
+        "checkpoints_cancelled": [
+            usage.operand.called for usage in plan.usage if not usage.tensors
+        ],
     }
 
 
 def coefficients_json(plan: Plan) -> Any:
     """Return coefficients as "p/q" by checkpoint; when they vary, one object per class."""
     parts = [part for _, part in plan.total.terms]
-    names = [_name(usage) for usage in plan.usage]
+    names = [usage.operand.called for usage in plan.usage]
     if all(part.constant is not None for part in parts):
         values = [part.constant or Fraction(0) for part in parts]
         return {name: fraction_text(v) for name, v in zip(names, values, strict=True) if v}
@@ -151,10 +153,6 @@ def members_by_class(plan: Plan) -> list[list[str]]:
     return members
 
 
-def _name(usage: Usage) -> str:
-    return str(usage.operand.name or usage.operand.path)
-
-
 def _adds_up(kind: Kind) -> str:
     totals = {Kind.MODEL: "1", Kind.TASK_VECTOR: "0"}
     return f"coefficients add up to {totals.get(kind, 'neither 1 nor 0')}"
@@ -170,7 +168,7 @@ def _table(plan: Plan) -> str:
     header = ("checkpoint", "coefficient", "tensors", "read", "from")
     rows = [header] + [
         (
-            printable(_name(usage)),
+            printable(usage.operand.called),
             _shown(usage.coefficient),
             f"{usage.tensors:,}",
             bytes_text(usage.bytes_read),
@@ -199,13 +197,13 @@ def _source(usage: Usage) -> str:
 
 def _sentences(plan: Plan) -> list[str]:
     lines = []
-    copied = [_name(usage) for usage in plan.usage if usage.bytes_copied]
+    copied = [usage.operand.called for usage in plan.usage if usage.bytes_copied]
     if copied and plan.bytes_copied == plan.bytes_read == plan.bytes_written:
         words = "is copied as it is" if len(copied) == 1 else "are copied as they are"
         lines.append(f"{listed(copied)} {words}")
     elif plan.bytes_copied:
         lines.append(f"{bytes_text(plan.bytes_copied)} of it is copied as it is")
-    cancelled = [printable(_name(usage)) for usage in plan.usage if not usage.tensors]
+    cancelled = [printable(usage.operand.called) for usage in plan.usage if not usage.tensors]
     if cancelled:
         verb = "cancels and is" if len(cancelled) == 1 else "cancel and are"
         lines.append(f"{listed(cancelled)} {verb} never opened for data")
@@ -216,7 +214,7 @@ def _classes(plan: Plan) -> str:
     """When coefficients vary: a few example tensors of each class."""
     if all(part.constant is not None for _, part in plan.total.terms):
         return ""
-    names = [printable(_name(usage)) for usage in plan.usage]
+    names = [printable(usage.operand.called) for usage in plan.usage]
     members = members_by_class(plan)
     classes = [i for i in range(len(members)) if members[i]]
     lines = ["coefficients vary with the tensor"]
@@ -264,9 +262,9 @@ def _rounding(plan: Plan) -> str:
 
 
 def _left_out(plan: Plan) -> list[tuple[str, str]]:
-    rows = []
+    rows, vector = [], plan.kind is Kind.TASK_VECTOR
     for label, names, verb in (
-        ("not shared", plan.fit.unshared, "copied unchanged"),
+        ("not shared", plan.fit.unshared, "left out" if vector else "copied unchanged"),
         ("dropped", plan.fit.dropped, "not in the donor"),
     ):
         if names:

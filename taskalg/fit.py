@@ -53,8 +53,8 @@ def fit(total: Resolved, donor: int, only_shared: bool) -> Fit:
     if unshared and len(unshared) == sum(spec.dtype.is_floating for spec in names.values()):
         raise MismatchError(
             "no tensor is in every checkpoint, so there is nothing to combine",
-            note=f"{_called(total.terms[donor][0])} has {quoted(unshared[0])}"
-            + (f", {_called(extra[0][1])} has {quoted(extra[0][0])}" if extra else ""),
+            note=f"{total.terms[donor][0].called} has {quoted(unshared[0])}"
+            + (f", {extra[0][1].called} has {quoted(extra[0][0])}" if extra else ""),
             help="their names may differ by a prefix: taskalg inspect lists them",
         )
     _check_shapes(total, donor, table, set(unshared))
@@ -101,9 +101,9 @@ def _names_differ(
     missing: list[tuple[str, Operand]],
     extra: list[tuple[str, Operand]],
 ) -> MismatchError:
-    giver = _called(total.terms[donor][0])
-    lines = [f"{quoted(name)} is in {giver}, not in {_called(other)}" for name, other in missing]
-    lines += [f"{quoted(name)} is in {_called(other)}, not in {giver}" for name, other in extra]
+    giver = total.terms[donor][0].called
+    lines = [f"{quoted(name)} is in {giver}, not in {other.called}" for name, other in missing]
+    lines += [f"{quoted(name)} is in {other.called}, not in {giver}" for name, other in extra]
     return MismatchError(
         f"{_count(len(lines), 'tensor')} not in every checkpoint",
         note="; ".join(lines[:_SHOWN]) + _more(len(lines)),
@@ -123,10 +123,10 @@ def _check_shapes(total: Resolved, donor: int, table: Table, skip: set[str]) -> 
                 wrong.append((name, spec, index, other))
     if not wrong:
         return
-    giver = _called(total.terms[donor][0])
+    giver = total.terms[donor][0].called
     shown = [
         f"{_described(spec, other)} in {giver}, {_described(other, spec)} in "
-        f"{_called(total.terms[index][0])}" + (f" for {quoted(name)}" if n else "")
+        f"{total.terms[index][0].called}" + (f" for {quoted(name)}" if n else "")
         for n, (name, spec, index, other) in enumerate(wrong[:_SHOWN])
     ]
     raise MismatchError(
@@ -149,10 +149,6 @@ def _pattern(name: str) -> str:
     """Return a pattern for a name that can be typed: no quote, control character or bracket."""
     typed = "".join("?" if c in '"*?[' or not c.isprintable() else c for c in name)
     return typed if len(typed) <= WINDOW else f"{typed[:WINDOW]}*"
-
-
-def _called(operand: Operand) -> str:
-    return str(operand.name or operand.path)
 
 
 def _count(count: int, what: str) -> str:

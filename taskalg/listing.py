@@ -76,8 +76,8 @@ def report_json(report: Report) -> dict[str, Any]:
 def check_text(recipe: Recipe, kind: Kind) -> str:
     """Print a kind, the canonical sum, and the files' coefficients."""
     terms = recipe.resolved.terms
-    rows = [(printable(str(o.name or o.path)), coefficient_text(part)) for o, part in terms if part]
-    cancelled = [str(operand.name or operand.path) for operand, part in terms if not part]
+    rows = [(printable(o.called), coefficient_text(part)) for o, part in terms if part]
+    cancelled = [operand.called for operand, part in terms if not part]
     lines = [f"{kind!s:<16}{printable(str(recipe.resolved))}", "", *_columns(rows)]
     if cancelled:
         lines.append(f"cancelled       {', '.join(map(printable, cancelled))}")
@@ -92,14 +92,14 @@ def check_json(recipe: Recipe, kind: Kind) -> dict[str, Any]:
         "kind": str(kind),
         "simplified": str(recipe.resolved),
         "coefficients": {
-            str(operand.name or operand.path): coefficient_text(part)
+            operand.called: coefficient_text(part)
             if part.constant is None
             else fraction_text(part.constant)
             for operand, part in terms
             if part
         },
-        "checkpoints_read": [str(o.name or o.path) for o, part in terms if part],
-        "checkpoints_cancelled": [str(o.name or o.path) for o, part in terms if not part],
+        "checkpoints_read": [o.called for o, part in terms if part],
+        "checkpoints_cancelled": [o.called for o, part in terms if not part],
     }
 
 

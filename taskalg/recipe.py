@@ -81,7 +81,7 @@ class Recipe(Arithmetic):
         A number, or a `Coefficient` when it depends on the tensor.
         """
         return {
-            str(operand.name or operand.path): part if part.constant is None else part.constant
+            operand.called: part if part.constant is None else part.constant
             for operand, part in self.resolved.terms
             if part
         }

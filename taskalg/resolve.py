@@ -28,6 +28,11 @@ class Operand:
     checkpoint: Checkpoint | None  # headers only; None when declared without a file
 
     @property
+    def called(self) -> str:
+        """What messages, plans and JSON call it: its name, else its path."""
+        return self.name or self.path or ""
+
+    @property
     def is_task_vector(self) -> bool:
         """Whether the file itself is a task vector, and so counts 0 in the total."""
         return self.checkpoint is not None and self.checkpoint.is_task_vector

@@ -12,7 +12,6 @@ from taskalg.algebra.proof import find_nonzero
 from taskalg.algebra.rationals import decimal_text
 from taskalg.algebra.selectors import Place, places
 from taskalg.algebra.table import Table, tabulate
-from taskalg.checkpoints.base import Checkpoint
 from taskalg.errors import KindError, listed, quoted
 from taskalg.resolve import Operand, Resolved
 
@@ -25,9 +24,9 @@ def counted_total(total: Resolved) -> Coefficient:
     return sum(parts, Coefficient())
 
 
-def tensor_places(total: Resolved, first: Checkpoint | None = None) -> dict[str, Place | None]:
-    """Return the names of all tensors in a sum and their places; `first` decides the order."""
-    names: dict[str, None] = dict.fromkeys(first.tensors if first else ())
+def tensor_places(total: Resolved) -> dict[str, Place | None]:
+    """Return the names of all tensors in a sum and their places."""
+    names: dict[str, None] = {}
     for operand, part in total.terms:
         if operand.checkpoint is not None and part:
             names |= dict.fromkeys(operand.checkpoint.tensors)
@@ -57,7 +56,7 @@ def check_something_left(total: Resolved, table: Table | None = None) -> None:
     else:
         left = find_nonzero([part for _, part in total.terms]) is not None
     if not left:
-        names = [operand.name or operand.path or "" for operand, _ in total.terms]
+        names = [operand.called for operand, _ in total.terms]
         raise KindError(
             "nothing is left: every coefficient cancels",
             note=f"{listed(names)} cancel{'s' if len(names) == 1 else ''} on every tensor",

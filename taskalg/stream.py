@@ -107,8 +107,7 @@ class Pass:
         return "left out" if vector else f"copied from {self._donor()}"
 
     def _donor(self) -> str:
-        donor = self.plan.operands[self.plan.donor]
-        return str(donor.name or donor.path)
+        return self.plan.operands[self.plan.donor].called
 
     def _whole(self, operand: int, spec: TensorSpec) -> bytes:
         content = bytearray(spec.nbytes)

@@ -186,7 +186,6 @@ OPERATORS = (
         ("path", "base"),
     ),
 )
-BY_NAME = {operator.name: operator for operator in OPERATORS}
 FUNCTIONS = {operator.name: operator for operator in OPERATORS if operator.parameters}
 
 # Not linear: more than one weighted sum per tensor. Their names answer what they are.

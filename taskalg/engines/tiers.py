@@ -15,13 +15,12 @@ quotient that is not itself a midpoint lies further from one than half a binary6
 Pure Python, so that `explain` can tell without loading the compiler.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from taskalg.dtypes import F64
-from taskalg.engines.base import WeightedSumSpec
+from taskalg.engines.base import WeightedSumSpec, exact_integers
 
 BINARY64 = 53  # its precision [bits]
 UNLIMITED = 2**12  # binades; more than binary64 has
@@ -51,8 +50,7 @@ def scale(coefficients: Sequence[Fraction]) -> Scaled:
     >>> scale([Fraction(11, 10), Fraction(-4, 10)])
     Scaled(factors=(11, -4), exponent=-1, divisor=5)
     """
-    denominator = math.lcm(*(c.denominator for c in coefficients))
-    factors = [c.numerator * (denominator // c.denominator) for c in coefficients]
+    factors, denominator = exact_integers(coefficients)
     common = min(trailing_zeros(factor) for factor in factors)
     halvings = trailing_zeros(denominator)
     shifted = tuple(factor >> common for factor in factors)
