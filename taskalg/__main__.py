@@ -4,7 +4,7 @@ import atexit
 import os
 import sys
 
-from taskalg.cli import main
+from taskalg.cli.main import main
 
 
 def run() -> None:

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
 
-from taskalg.cli import main
+from taskalg.cli.main import main
 
 VALUES = {
     "base": [1.0, 2.0, 3.0, 4.0],

@@ -61,7 +61,7 @@ def test_it_says_the_figures_and_the_command(demo: tuple[DemoResult, str]) -> No
 def test_the_command_repeats_the_merge(demo: tuple[DemoResult, str]) -> None:
     from click.testing import CliRunner
 
-    from taskalg.cli import main
+    from taskalg.cli.main import main
 
     merged = demo[0].folder / "negated.safetensors"
     before = merged.read_bytes()

@@ -23,6 +23,8 @@ class Reference:
     base: "WeightedSum[Reference] | None" = None  # of a task; None is the program's `base`
     folder: str | None = None  # of the recipe that says the path
     span: Span | None = None  # where it is bound
+    strip_prefix: str | None = None  # dropped from the names of its tensors; None lets names decide
+    held: object = None  # a state dict or a module in memory, in place of a path
 
 
 Leaf = TypeVar("Leaf")

@@ -2,12 +2,16 @@
 
 Nothing here holds a file open or a tensor in memory. A tensor's bytes are the range `offset` to
 `offset + nbytes` of one shard, row-major and little-endian, whatever the format around them; the
-offset need not be aligned.
+offset need not be aligned. A state dict has arrays in place of shards. A tensor of an adapter is
+kept as its two factors, and its elements are computed where they are needed.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from taskalg import files
 from taskalg.dtypes import DType
@@ -22,9 +26,35 @@ class TensorSpec:
     name: str  # untrusted text: quoted in messages, never a path
     dtype: DType
     shape: tuple[int, ...]
-    shard: int  # index into the checkpoint's shards
-    offset: int  # of its first byte, from the start of the file [bytes]
-    nbytes: int
+    shard: int  # index into the checkpoint's shards, or into its arrays
+    offset: int  # of its first byte, from the start of the file, or of the product [bytes]
+    nbytes: int  # of its elements; those of a product are binary64 numbers
+    factors: "LowRank | None" = None  # what its elements are computed from
+
+    @property
+    def bytes_stored(self) -> int:
+        """Bytes that are read to get all of it."""
+        return self.nbytes if self.factors is None else self.factors.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """A product kept as its factors: `scale * (b @ a)`, or the transpose of that.
+
+    An element is defined to the bit, whoever computes it: the sum over k, ascending, of
+    `b[i, k] * a[k, j]`, by binary64 fused multiply-adds that start from the first product, times
+    `scale`, rounded to binary64.
+    """
+
+    a: TensorSpec  # `(rank, columns)`; further dimensions count as columns
+    b: TensorSpec  # `(rows, rank)`; further dimensions are 1
+    scale: float
+    transposed: bool  # the tensor is `(columns, rows)`
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both factors as they are stored."""
+        return self.a.nbytes + self.b.nbytes
 
 
 @dataclass(frozen=True)
@@ -36,20 +66,51 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Tensors that lie together in one sub-folder of a model, as a pipeline's networks do."""
+
+    folder: str  # its path inside the model's folder; "" for the model's folder itself
+    stem: str  # what its files are called: "model", or "diffusion_pytorch_model"
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its tensors begin with: the folder and a slash, or nothing."""
+        return f"{self.folder}/" if self.folder else ""
+
+
+WHOLE_MODEL = Part("", "model")
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a user allows and asks for when a checkpoint is opened."""
+
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors on disk: one file, or a folder of shards."""
+    """Named tensors: one file, a folder of shards, or arrays in memory."""
 
     path: str  # as the user gave it
     folder: Path | None  # where side files are; None for a bare file, which has none
     shards: tuple[Shard, ...]
     tensors: Mapping[str, TensorSpec]  # by name, in file order: by shard, then by offset
     is_task_vector: bool  # the files say so; whether its numbers are small is not looked at
+    is_sparse: bool = False  # tensors it lacks are zero, as in an adapter
+    whole: frozenset[str] = frozenset()  # tensors of a task vector from which the base is not
+    # subtracted yet: those an adapter trains beside its factors
+    parts: tuple[Part, ...] = (WHOLE_MODEL,)  # in the order of their tensors
+    arrays: tuple[NDArray[np.uint8], ...] = ()  # in memory, in place of shards
+    origin: str | None = None  # where it came from, when that is known: "org/name@commit"
+    notes: tuple[str, ...] = ()  # what a user should know about it, a sentence each
 
     @property
     def identity(self) -> frozenset[tuple[int, int]]:
         """Devices and inodes of the shards: equal for two paths to the same checkpoint."""
         marks = (shard.fingerprint for shard in self.shards)
-        return frozenset((mark.device, mark.inode) for mark in marks)
+        held = frozenset((-1, array.ctypes.data) for array in self.arrays)
+        return frozenset((mark.device, mark.inode) for mark in marks) | held
 
     @property
     def nbytes(self) -> int:

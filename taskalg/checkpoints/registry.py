@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taskalg import files
-from taskalg.checkpoints.base import Checkpoint
+from taskalg.checkpoints.base import Checkpoint, Opening
 from taskalg.checkpoints.folder import open_folder
 from taskalg.checkpoints.safetensors import open_file
 from taskalg.checkpoints.unsupported import refuse_remote, refuse_suffix
@@ -21,20 +21,21 @@ class Format:
 
     name: str
     is_one: Callable[[str], bool]  # tells it from the others by the path; what is there exists
-    open: Callable[[str], Checkpoint]
+    open: Callable[[str, Opening], Checkpoint]
 
 
 FORMATS = (
-    Format("Hugging Face folder", files.is_folder, open_folder),
-    Format("safetensors file", lambda path: True, open_file),
+    Format("Hugging Face folder", files.is_folder, lambda path, _: open_folder(path)),
+    Format("safetensors file", lambda path: True, lambda path, _: open_file(path)),
 )
 
 
-def open_checkpoint(path: AnyPath) -> Checkpoint:
+def open_checkpoint(path: AnyPath, opening: Opening | None = None) -> Checkpoint:
     """Open a checkpoint: read and check its headers, and nothing else of it.
 
     Args:
         path: a safetensors file, or a Hugging Face model folder.
+        opening: what the user allows.
 
     Raises:
         CheckpointError: nothing is there, or it cannot be read, or is damaged, hostile, quantized,
@@ -45,7 +46,8 @@ def open_checkpoint(path: AnyPath) -> Checkpoint:
         _refuse_absent(text)
     if not files.is_folder(text):
         refuse_suffix(text)
-    return next(kind for kind in FORMATS if kind.is_one(text)).open(text)
+    kind = next(kind for kind in FORMATS if kind.is_one(text))
+    return kind.open(text, opening or Opening())
 
 
 def _refuse_absent(path: str) -> None:

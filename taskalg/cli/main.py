@@ -1,0 +1,24 @@
+"""The command line: THE TABLE of commands. What they do is in api.py."""
+
+import click
+
+from taskalg.cli.look import check, demo, equal, explain, fmt, inspect, ops
+from taskalg.cli.produce import merge
+from taskalg.console import Tool
+from taskalg.version import __version__
+
+COMMANDS = (merge, explain, check, equal, fmt, inspect, ops, demo)  # as --help lists them
+
+
+@click.group(
+    cls=Tool,
+    commands={command.name or "": command for command in COMMANDS},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="taskalg")
+def main() -> None:
+    """Arithmetic on model checkpoints: write the formula, get the checkpoint.
+
+    \b
+    taskalg merge "base - 0.4*toxic" --base gpt2/ --task toxic=gpt2-toxic/ -o detoxed/
+    """

@@ -1,0 +1,23 @@
+"""Options that several commands share, and how JSON is printed."""
+
+import json
+from typing import Any
+
+import click
+
+from taskalg.names import together
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+choices = together(
+    click.option("--dtype", metavar="DTYPE", help="Of floating tensors: bf16, f16, f32, …"),
+    click.option("--donor", metavar="NAME", help="Gives names, dtypes and side files."),
+    click.option("--shard-size", default="5GB", metavar="SIZE", help="Of one file [5GB]."),
+    click.option("--threads", type=click.IntRange(1, 64), help="By default up to 8."),
+    click.option("--allow-partial", is_flag=True, help="Coefficients may add up to anything."),
+    click.option("--only-shared", is_flag=True, help="Combine the tensors that all have."),
+)
+
+
+def print_json(found: dict[str, Any]) -> None:
+    """Print one object on stdout."""
+    click.echo(json.dumps(found, indent=2))

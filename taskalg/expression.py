@@ -1,0 +1,174 @@
+"""An expression as a Python value: what it is, before anything is planned.
+
+It is the value of an expression and of nothing else, so text and Python's operators build the same
+thing. Headers are read when something is asked that needs them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Self
+
+from taskalg.algebra.canonical import coefficient_text
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.kinds import Kind
+from taskalg.algebra.proof import find_nonzero
+from taskalg.algebra.selectors import Item
+from taskalg.algebra.weighted_sum import Reference, Value, WeightedSum
+from taskalg.arithmetic import Arithmetic
+from taskalg.checkpoints.base import Checkpoint, Opening
+from taskalg.checkpoints.registry import open_checkpoint
+from taskalg.compiler import locate
+from taskalg.difference import where_not_zero
+from taskalg.errors import KindError, TaskalgError
+from taskalg.fit import check_items
+from taskalg.language.nodes import Node
+from taskalg.resolve import Resolved, Resolver
+from taskalg.result import check_result, check_something_left, kind, tensor_places
+from taskalg.scalars import is_number, to_fraction
+
+Opened = dict[Reference, Checkpoint | None]
+
+
+class Expression(Arithmetic):
+    """What is known of a sum of checkpoints, or of a scalar, from headers alone."""
+
+    __hash__ = None  # type: ignore[assignment]  # == is deep, and may read headers
+
+    def __init__(
+        self,
+        value: Value,
+        *,
+        base: Value | None = None,
+        items: Mapping[Item, Any] | None = None,
+        expression: Node | None = None,
+        opened: Opened | None = None,
+        opening: Opening | None = None,
+    ) -> None:
+        self.value = value  # the weighted sum of references, or the scalar
+        self._base = base  # what `task` is taken against when it does not say
+        self._items = dict(items or {})  # selectors' items and where they were written
+        self._expression = expression  # the text's, to point at
+        self.opening = opening or Opening()  # what the user allows when files are opened
+        self.opened = {} if opened is None else opened
+        self._resolved: Resolved | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the coefficients add up to: a model, a task vector, a partial sum, or a scalar."""
+        if isinstance(self.value, Coefficient):
+            return Kind.SCALAR
+        return kind(self.resolved)
+
+    @property
+    def coefficients(self) -> dict[str, Fraction | Coefficient]:
+        """Exact coefficients by checkpoint, in canonical order, those that cancel left out.
+
+        A number, or a `Coefficient` when it depends on the tensor.
+        """
+        return {
+            operand.called: part if part.constant is None else part.constant
+            for operand, part in self.resolved.terms
+            if part
+        }
+
+    @property
+    def resolved(self) -> Resolved:
+        """The canonical sum. Opens headers.
+
+        Raises:
+            KindError: it is a scalar.
+            CheckpointError: a file cannot be opened.
+        """
+        if isinstance(self.value, Coefficient):
+            raise self._at(KindError("a scalar is not a checkpoint", note=_NOTHING_TO_WRITE))
+        if self._resolved is None:
+            base = self._base if isinstance(self._base, WeightedSum) else None
+            self._resolved = Resolver(self.open, base).resolve(self.value)
+        return self._resolved
+
+    def __str__(self) -> str:
+        if isinstance(self.value, Coefficient):
+            return coefficient_text(self.value)
+        return str(self.resolved)
+
+    def __repr__(self) -> str:
+        return f"{self.kind}  {self}"
+
+    def check(self, *, allow_partial: bool = False) -> Kind:
+        """Return the kind, as `kind` does, but refuse what could not be a result.
+
+        Raises:
+            ExpressionError: a pattern or range selects nothing.
+            KindError: it is a scalar, nothing is left, or the kind is partial.
+        """
+        try:
+            found = kind(self.resolved)
+            check_result(self.resolved, found, allow_partial)
+            if all(operand.checkpoint is not None for operand, _ in self.resolved.terms):
+                check_items(self.resolved, self._items, tensor_places(self.resolved))
+            check_something_left(self.resolved)
+        except KindError as error:
+            raise self._at(error) from None
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return self.difference(other) is None if isinstance(other, Expression) else NotImplemented
+
+    def difference(self, other: "Expression") -> str | None:
+        """Say where two recipes differ, or None when they are equal on every tensor.
+
+        With headers the real tensor names decide; without, every tensor that could exist. No data
+        is read.
+
+        Raises:
+            ExpressionError: it cannot be decided without tensor names.
+        """
+        scalars = [isinstance(one.value, Coefficient) for one in (self, other)]
+        if not any(scalars):
+            return where_not_zero((self - other).resolved)
+        if not all(scalars):
+            return "one is a scalar, the other is not"
+        rest = (self - other).value
+        assert isinstance(rest, Coefficient)
+        return None if find_nonzero([rest]) is None else f"the scalars are {self} and {other}"
+
+    @classmethod
+    def of_number(cls, number: Any) -> Self:
+        """Make a scalar of a Python number."""
+        return cls(Coefficient(to_fraction(number)))
+
+    @classmethod
+    def combining(
+        cls, rule: Callable[[Sequence[Value]], Value], recipes: Sequence["Expression"]
+    ) -> Self:
+        """Apply a rule of the operator table to recipes."""
+        value = rule([recipe.value for recipe in recipes])
+        items = {item: at for recipe in recipes for item, at in recipe._items.items()}
+        opened = {key: found for recipe in recipes for key, found in recipe.opened.items()}
+        base = next((recipe._base for recipe in recipes if recipe._base is not None), None)
+        opening = Opening(allow_pickle=any(recipe.opening.allow_pickle for recipe in recipes))
+        return cls(value, base=base, items=items, opened=opened, opening=opening)
+
+    def combine(self, rule: Callable[[Value, Value], Value], other: Any) -> Self:
+        """Apply a rule to this recipe and a recipe or a number."""
+        if is_number(other):
+            other = self.of_number(other)
+        if not isinstance(other, Expression):
+            return NotImplemented  # type: ignore[no-any-return]
+        return self.combining(lambda values: rule(*values), [self, other])
+
+    def open(self, reference: Reference) -> Checkpoint | None:
+        """Open a checkpoint's header, once; None when it was declared without a file."""
+        if reference not in self.opened:
+            path = None if reference.path is None else locate(reference)
+            self.opened[reference] = None if path is None else open_checkpoint(path, self.opening)
+        return self.opened[reference]
+
+    def _at(self, error: TaskalgError) -> TaskalgError:
+        """Point an error that has no place at the whole expression."""
+        if error.span is None and self._expression is not None:
+            error.span = self._expression.span
+        return error
+
+
+_NOTHING_TO_WRITE = "there is no checkpoint in it, so there is nothing to write"
