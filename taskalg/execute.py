@@ -17,6 +17,7 @@ from taskalg.output.publish import stage
 from taskalg.output.sidefiles import SideFile, side_files
 from taskalg.plan import Plan
 from taskalg.report import Report
+from taskalg.sinks import FileSink
 from taskalg.stream import Pass, Settings
 
 
@@ -51,7 +52,7 @@ def execute(
             loaded = get_engine(engine) if isinstance(engine, str) else engine
             run = Pass(plan, loaded, inputs, settings)
         start = time.perf_counter()
-        run.run(cut(plan, layouts, threads), staged.files, threads)
+        run.run(cut(plan, layouts, threads), FileSink(staged.files), threads)
         staged.publish()
         seconds = time.perf_counter() - start
     return Report(

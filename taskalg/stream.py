@@ -21,6 +21,7 @@ from taskalg.errors import MismatchError, OverflowingError, listed, quoted
 from taskalg.handles import INPUTS, Handles
 from taskalg.output.layout import SHARD_SIZE
 from taskalg.plan import Combination, Plan
+from taskalg.sinks import Sink
 
 _TICK = 0.1  # seconds between two calls of `progress`
 _COPY = 64 << 20  # bytes copied between two looks at whether to stop
@@ -64,7 +65,7 @@ class Pass:
         self._nonfinite: dict[str, None] = {}
         self._different: tuple[str, ...] = ()  # integer tensors
 
-    def run(self, blocks: Iterator[Block], outputs: Handles[int], threads: int) -> None:
+    def run(self, blocks: Iterator[Block], sink: Sink, threads: int) -> None:
         """Compare integer tensors, then evaluate all blocks, reporting progress from this thread.
 
         Raises:
@@ -73,7 +74,7 @@ class Pass:
         """
         try:
             self._compare_integers()
-            self._stream(blocks, outputs, threads)
+            self._stream(blocks, sink, threads)
         finally:
             self._files.close()
 
@@ -116,9 +117,9 @@ class Pass:
         self.bytes_read += spec.nbytes
         return bytes(content)
 
-    def _stream(self, blocks: Iterator[Block], outputs: Handles[int], threads: int) -> None:
+    def _stream(self, blocks: Iterator[Block], sink: Sink, threads: int) -> None:
         workers = [
-            threading.Thread(target=self._work, args=(blocks, outputs, threads), daemon=True)
+            threading.Thread(target=self._work, args=(blocks, sink, threads), daemon=True)
             for _ in range(threads)
         ]
         try:
@@ -142,7 +143,7 @@ class Pass:
             total = self.plan.bytes_read + self.plan.bytes_written
             self.settings.progress(Progress(self.bytes_read + self.bytes_written, total))
 
-    def _work(self, blocks: Iterator[Block], outputs: Handles[int], threads: int) -> None:
+    def _work(self, blocks: Iterator[Block], sink: Sink, threads: int) -> None:
         try:
             arena = Arena(arena_size(self.plan, threads))
             while not self._stop.is_set():
@@ -152,17 +153,17 @@ class Pass:
                     return
                 combination = self.plan.combinations[block.combination]
                 if combination.is_copy:
-                    self._copy(block, combination, outputs)
+                    self._copy(block, combination, sink)
                 else:
-                    self._sum(block, combination, outputs, arena)
+                    self._sum(block, combination, sink, arena)
+                if not self._stop.is_set():  # a copy may have been cut short
+                    sink.finished(block.shard, block.offset, block.nbytes)
         except BaseException as error:
             with self._lock:
                 self._failure = self._failure or error
             self._stop.set()
 
-    def _sum(
-        self, block: Block, combination: Combination, outputs: Handles[int], arena: "Arena"
-    ) -> None:
+    def _sum(self, block: Block, combination: Combination, sink: Sink, arena: "Arena") -> None:
         arena.clear()
         sources = []
         for operand, pieces in zip(combination.operands, block.sources, strict=True):
@@ -173,8 +174,7 @@ class Pass:
         tally = self._evaluates[block.combination](sources, result)
         if tally.overflowed or tally.nonfinite:
             self._blame(block, combination, sources)
-        with outputs.using(block.shard) as output:
-            files.write_at(output, result.data, block.offset)
+        sink.write(block.shard, block.offset, result)
         with self._lock:
             self.tally += tally
             self.bytes_read += sum(source.nbytes for source in sources)
@@ -191,16 +191,16 @@ class Pass:
             with self._files.using(checkpoint.shards[shard]) as fd:
                 files.read_ranges(fd, wanted)
 
-    def _copy(self, block: Block, combination: Combination, outputs: Handles[int]) -> None:
+    def _copy(self, block: Block, combination: Combination, sink: Sink) -> None:
         to = block.offset
         for piece in block.sources[0]:
             shard = self.inputs[combination.operands[0]].shards[piece.shard]
-            with self._files.using(shard) as fd, outputs.using(block.shard) as output:
+            with self._files.using(shard) as fd:
                 for start in range(0, piece.nbytes, _COPY):
                     if self._stop.is_set():
                         return
                     count = min(_COPY, piece.nbytes - start)
-                    files.copy_range(fd, piece.offset + start, output, to, count)
+                    sink.copy(block.shard, to, fd, piece.offset + start, count)
                     to += count
         with self._lock:
             self.bytes_read += block.nbytes

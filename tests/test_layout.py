@@ -29,7 +29,7 @@ FLOORS = (
     ("arithmetic", "compiler", "donor", "result"),
     ("difference", "fit"),
     ("expression", "plan"),
-    ("blocks", "report"),
+    ("blocks", "report", "sinks"),
     ("stream",),
     ("console", "execute"),
     ("explain",),
