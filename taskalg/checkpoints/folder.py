@@ -1,63 +1,103 @@
-"""A Hugging Face model folder: one model.safetensors, or shards and the index that lists them.
+"""A Hugging Face model folder: one file of weights, or shards and the index that lists them.
 
 What loaders do with an inconsistent folder differs: some follow the index, some the single file,
 and a tensor that a shard lacks is silently initialized afresh. Whatever would be read differently
 by two of them is refused here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, TensorSpec
-from taskalg.checkpoints.index import INDEX_NAME, read_index, read_json
+from taskalg.checkpoints.index import read_index, read_json
 from taskalg.checkpoints.quantized import refuse_quantized, refuse_quantized_config
 from taskalg.checkpoints.safetensors import ShardHeader, read_header
 from taskalg.checkpoints.unsupported import refuse_folder
 from taskalg.errors import CheckpointError, listed, quoted
 
-SINGLE_NAME = "model.safetensors"
+
+@dataclass(frozen=True)
+class Weights:
+    """What the files of weights in a folder are called, and what reads the header of one."""
+
+    stem: str  # "model"
+    suffix: str  # ".safetensors"
+    read: Callable[[Path, int], ShardHeader]  # of a shard's path and number
+
+    @property
+    def single(self) -> str:
+        """The file's name when there is one for all tensors."""
+        return self.stem + self.suffix
+
+    @property
+    def index(self) -> str:
+        """The name of the index when there are several."""
+        return f"{self.single}.index.json"
+
+    def are_in(self, names: Collection[str]) -> bool:
+        """Tell whether a folder that holds these names is a model of this kind."""
+        return self.single in names or self.index in names
 
 
-def open_folder(path: str) -> Checkpoint:
+SAFETENSORS = Weights("model", ".safetensors", read_header)
+
+
+def open_folder(path: str, weights: Weights = SAFETENSORS) -> Checkpoint:
     """Open a model folder as a checkpoint.
+
+    Args:
+        path: the folder.
+        weights: which of its files are meant.
 
     Raises:
         CheckpointError: it is no model folder, is inconsistent, damaged or quantized.
     """
     folder = Path(path)
     names = files.list_folder(folder)
-    has_model = SINGLE_NAME in names or INDEX_NAME in names
-    refuse_folder(path, names, has_model=has_model)
-    if not has_model:
+    refuse_folder(path, names, has_model=weights.are_in(names))
+    if not weights.are_in(names):
         raise _no_model(path, names)
     if "config.json" in names:
         refuse_quantized_config(read_json(folder / "config.json"), path)
-    homes = read_index(folder / INDEX_NAME) if INDEX_NAME in names else None
-    if homes is not None and SINGLE_NAME in names and set(homes.values()) != {SINGLE_NAME}:
-        raise _two_models(folder)
-    headers = _read_headers(folder, [SINGLE_NAME] if homes is None else sorted({*homes.values()}))
+    homes = read_homes(folder, weights, names)
+    shards = [weights.single] if homes is None else sorted({*homes.values()})
+    headers = [weights.read(folder / home, shard) for shard, home in enumerate(shards)]
     tensors = _gather(headers)
     if homes is not None:
-        _check_index(folder, homes, headers, tensors)
+        _check_index(folder / weights.index, homes, headers, tensors)
     refuse_quantized(tensors, path)
-    shards = tuple(header.shard for header in headers)
-    return Checkpoint(path, folder, shards, tensors, _is_task_vector(headers, path))
+    notes = tuple(dict.fromkeys(note for header in headers for note in header.notes))
+    is_task_vector = _is_task_vector(headers, path)
+    files_read = tuple(header.shard for header in headers)
+    return Checkpoint(path, folder, files_read, tensors, is_task_vector, notes=notes)
 
 
-def _read_headers(folder: Path, homes: Sequence[str]) -> list[ShardHeader]:
-    for home in homes:
-        if home != SINGLE_NAME and not files.exists(folder / home):
-            _refuse_missing(folder, home)
-    return [read_header(folder / home, shard) for shard, home in enumerate(homes)]
+def read_homes(folder: Path, weights: Weights, names: Collection[str]) -> dict[str, str] | None:
+    """Return the file of each tensor, as the index has it; None when there is one file for all.
+
+    Raises:
+        CheckpointError: the index is wrong, a shard is missing, or there is another model too.
+    """
+    if weights.index not in names:
+        return None
+    homes = read_index(folder / weights.index, weights.suffix)
+    shards = set(homes.values())
+    if weights.single in names and shards != {weights.single}:
+        raise _two_models(folder, weights)
+    for home in sorted(shards):
+        if not files.exists(folder / home):
+            _refuse_missing(folder, home, weights)
+    return homes
 
 
-def _refuse_missing(folder: Path, home: str) -> None:
+def _refuse_missing(folder: Path, home: str, weights: Weights) -> None:
     if files.is_link(folder / home):
         files.fingerprint(folder / home)  # a loop or a link to nothing has its own reason
     raise CheckpointError(
         f"shard {quoted(home)} of {quoted(str(folder))} is missing",
-        note=f"{INDEX_NAME} lists it",
+        note=f"{weights.index} lists it",
         help="download the model again, or the missing file",
     )
 
@@ -78,7 +118,7 @@ def _gather(headers: Sequence[ShardHeader]) -> dict[str, TensorSpec]:
 
 
 def _check_index(
-    folder: Path,
+    index: Path,
     homes: Mapping[str, str],
     headers: Sequence[ShardHeader],
     tensors: Mapping[str, TensorSpec],
@@ -87,16 +127,16 @@ def _check_index(
     real = {name: headers[spec.shard].shard.path for name, spec in tensors.items()}
     absent = [name for name in homes if name not in real]
     if absent:
-        raise _disagreement(folder, f"lists {_some(absent)}, which no shard holds")
+        raise _disagreement(index, f"lists {_some(absent)}, which no shard holds")
     extra = [name for name in real if name not in homes]
     if extra:
         where = quoted(real[extra[0]].name)
-        raise _disagreement(folder, f"does not list {_some(extra)}, which {where} holds")
-    paths = {home: folder / home for home in dict.fromkeys(homes.values())}
+        raise _disagreement(index, f"does not list {_some(extra)}, which {where} holds")
+    paths = {home: index.parent / home for home in dict.fromkeys(homes.values())}
     moved = [name for name, home in homes.items() if real[name] != paths[home]]
     if moved:
         where = quoted(real[moved[0]].name)
-        raise _disagreement(folder, f"has the wrong file for {_some(moved)}; it is in {where}")
+        raise _disagreement(index, f"has the wrong file for {_some(moved)}; it is in {where}")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -104,21 +144,21 @@ def _some(names: Sequence[str]) -> str:
     return f"{word} {listed([quoted(name) for name in names])}"
 
 
-def _disagreement(folder: Path, words: str) -> CheckpointError:
+def _disagreement(index: Path, words: str) -> CheckpointError:
     return CheckpointError(
-        f"the index of {quoted(str(folder))} {words}",
+        f"the index of {quoted(str(index.parent))} {words}",
         note="a shard is from another version of the model, or the index is",
         help="download the model again, all its files",
     )
 
 
-def _two_models(folder: Path) -> CheckpointError:
-    single, index = folder / SINGLE_NAME, folder / INDEX_NAME
+def _two_models(folder: Path, weights: Weights) -> CheckpointError:
+    single, index = folder / weights.single, folder / weights.index
     ages = [files.fingerprint(path).mtime_ns for path in (single, index)]
     stale = single if ages[0] < ages[1] else index
     shards = "" if stale is single else " and the shards it lists"
     return CheckpointError(
-        f"{quoted(str(folder))} holds two models: {SINGLE_NAME}, and shards with an index",
+        f"{quoted(str(folder))} holds two models: {weights.single}, and shards with an index",
         note=f"some loaders read one, some the other; {stale.name} is older, so probably stale",
         help=f"delete {quoted(str(stale))}{shards}",
     )
@@ -135,12 +175,13 @@ def _is_task_vector(headers: Sequence[ShardHeader], path: str) -> bool:
 
 
 def _no_model(path: str, names: Sequence[str]) -> CheckpointError:
+    wanted = SAFETENSORS
     weights = [name for name in names if name.endswith(".safetensors")]
     if len(weights) == 1:
         help = f"give the file itself: {quoted(str(Path(path) / weights[0]))}"
     elif weights:
         help = f"give one of its files: {listed([quoted(name) for name in weights], 'or')}"
     else:
-        help = f"give a folder with {SINGLE_NAME} or {INDEX_NAME} in it, or a .safetensors file"
-    note = "it is empty" if not names else f"it has no {SINGLE_NAME} and no {INDEX_NAME}"
+        help = f"give a folder with {wanted.single} or {wanted.index} in it, or a .safetensors file"
+    note = "it is empty" if not names else f"it has no {wanted.single} and no {wanted.index}"
     return CheckpointError(f"{quoted(path)} is not a model folder", note=note, help=help)

@@ -12,7 +12,6 @@ from taskalg import files
 from taskalg.checkpoints.strict_json import NotStrictError, parse_object
 from taskalg.errors import CheckpointError, quoted
 
-INDEX_NAME = "model.safetensors.index.json"
 LARGEST_JSON = 25_000_000  # bytes, of 200,000 tensors; hostile JSON takes 50 times that in memory
 
 
@@ -29,8 +28,12 @@ def read_json(path: Path) -> dict[str, Any]:
         raise _broken(path, f"it {error}", error.note) from None
 
 
-def read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path, suffix: str) -> dict[str, str]:
     """Return the file that holds each tensor, relative to the index's folder.
+
+    Args:
+        path: the index.
+        suffix: what the files' names must end with.
 
     Raises:
         CheckpointError: it is no index, or names a file that a model's folder cannot hold.
@@ -45,18 +48,18 @@ def read_index(path: Path) -> dict[str, str]:
         if not isinstance(home, str):
             raise _broken(path, f"the file of tensor {quoted(name)} is not a string")
     for home in set(homes.values()):
-        _check_home(home, path)
+        _check_home(home, path, suffix)
     return homes
 
 
-def _check_home(home: str, path: Path) -> None:
+def _check_home(home: str, path: Path, suffix: str) -> None:
     reasons = (
         (not home or "\0" in home, "is no file name"),
         ("\\" in home, "has a backslash"),
         (home.startswith("/"), "is absolute"),
         (re.match(r"[A-Za-z]:", home) is not None, "has a drive letter"),
         (".." in home.split("/"), "leads out of the folder"),
-        (not home.endswith(".safetensors"), "is no safetensors file"),
+        (not home.endswith(suffix), f"is no {suffix[1:]} file"),
     )
     for wrong, words in reasons:
         if wrong:

@@ -20,6 +20,7 @@ class ShardHeader:
     shard: Shard
     tensors: tuple[TensorSpec, ...]  # in the order of their bytes
     is_task_vector: bool
+    notes: tuple[str, ...] = ()  # what a user should know about it, a sentence each
 
 
 def read_header(path: Path, shard: int = 0) -> ShardHeader:
