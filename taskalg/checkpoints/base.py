@@ -6,7 +6,7 @@ offset need not be aligned. A state dict has arrays in place of shards. A tensor
 kept as its two factors, and its elements are computed where they are needed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +72,40 @@ class Part:
     folder: str  # its path inside the model's folder; "" for the model's folder itself
     stem: str  # what its files are called: "model", or "diffusion_pytorch_model"
 
+    may_shard: bool = True  # whether what loads it knows shards
+
     @property
     def prefix(self) -> str:
         """What the names of its tensors begin with: the folder and a slash, or nothing."""
         return f"{self.folder}/" if self.folder else ""
 
+    @property
+    def single(self) -> str:
+        """The file that holds all of it, as a path inside the model's folder."""
+        return f"{self.prefix}{self.stem}.safetensors"
+
+    @property
+    def index(self) -> str:
+        """The file that lists its shards, as a path inside the model's folder."""
+        return f"{self.single}.index.json"
+
+    def shard(self, number: int, count: int) -> str:
+        """Return the file of one shard, counted from 1, as a path inside the model's folder."""
+        return f"{self.prefix}{self.stem}-{number:05d}-of-{count:05d}.safetensors"
+
 
 WHOLE_MODEL = Part("", "model")
+
+
+def parts_of(names: Iterable[str], parts: Sequence[Part]) -> list[Part]:
+    """Return the part that each name belongs to: the one in whose folder it lies, else the root's.
+
+    >>> parts_of(["unet/x.weight", "y/z"], [Part("", "model"), Part("unet", "model")])[0].folder
+    'unet'
+    """
+    by_prefix = {part.prefix: part for part in parts}
+    heads = ("".join(name.partition("/")[:2]) for name in names)
+    return [by_prefix[head if head in by_prefix else ""] for head in heads]
 
 
 @dataclass(frozen=True)

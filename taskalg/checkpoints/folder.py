@@ -6,14 +6,16 @@ by two of them is refused here.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taskalg import files
-from taskalg.checkpoints.base import Checkpoint, TensorSpec
+from taskalg.checkpoints.base import Checkpoint, Part, TensorSpec, parts_of
 from taskalg.checkpoints.index import read_index, read_json
+from taskalg.checkpoints.pipeline import COMPONENTS, listed_folders
 from taskalg.checkpoints.quantized import refuse_quantized, refuse_quantized_config
 from taskalg.checkpoints.safetensors import ShardHeader, read_header
+from taskalg.checkpoints.stems import KNOW_SHARDS, find_stem, is_weights
 from taskalg.checkpoints.unsupported import refuse_folder
 from taskalg.errors import CheckpointError, listed, quoted
 
@@ -25,16 +27,17 @@ class Weights:
     stem: str  # "model"
     suffix: str  # ".safetensors"
     read: Callable[[Path, int], ShardHeader]  # of a shard's path and number
+    mark: str = ""  # of a variant: ".fp16"
 
     @property
     def single(self) -> str:
         """The file's name when there is one for all tensors."""
-        return self.stem + self.suffix
+        return f"{self.stem}{self.mark}{self.suffix}"
 
     @property
     def index(self) -> str:
         """The name of the index when there are several."""
-        return f"{self.single}.index.json"
+        return f"{self.stem}{self.suffix}.index{self.mark}.json"
 
     def are_in(self, names: Collection[str]) -> bool:
         """Tell whether a folder that holds these names is a model of this kind."""
@@ -42,36 +45,107 @@ class Weights:
 
 
 SAFETENSORS = Weights("model", ".safetensors", read_header)
+# A config with one of these is of transformers or diffusers, which follow an index.
+_OF_A_MODEL = {"model_type", "architectures", "_class_name"}
 
 
-def open_folder(path: str, weights: Weights = SAFETENSORS) -> Checkpoint:
+@dataclass(frozen=True)
+class _Opened:
+    """One part, read."""
+
+    part: Part
+    headers: Sequence[ShardHeader]
+    tensors: Mapping[str, TensorSpec]  # by their names in the files
+    notes: tuple[str, ...]
+
+
+def open_folder(path: str, weights: Weights | None = None) -> Checkpoint:
     """Open a model folder as a checkpoint.
 
     Args:
         path: the folder.
-        weights: which of its files are meant.
+        weights: which of its files are meant; None finds them, in the sub-folders it lists too.
 
     Raises:
         CheckpointError: it is no model folder, is inconsistent, damaged or quantized.
     """
-    folder = Path(path)
-    names = files.list_folder(folder)
-    refuse_folder(path, names, has_model=weights.are_in(names))
-    if not weights.are_in(names):
+    root = Path(path)
+    names = files.list_folder(root)
+    folders = ("",) if weights is not None else listed_folders(root, names)
+    there = [folder for folder in folders if files.is_folder(root / folder)]
+    found = [_open_part(path, folder, weights) for folder in there]
+    opened = [part for part in found if part is not None]
+    if not opened:
         raise _no_model(path, names)
-    if "config.json" in names:
-        refuse_quantized_config(read_json(folder / "config.json"), path)
+    headers = [header for part in opened for header in part.headers]
+    is_task_vector = _is_task_vector(headers, path)
+    absent = [folder for folder in folders if folder not in there]
+    if absent and COMPONENTS in names and not is_task_vector:
+        raise _absent(path, absent)
+    return Checkpoint(
+        path,
+        root,
+        tuple(header.shard for header in headers),
+        _together(opened, path),
+        is_task_vector,
+        parts=tuple(part.part for part in opened),
+        notes=tuple(dict.fromkeys(note for part in opened for note in part.notes)),
+    )
+
+
+def _open_part(path: str, folder: str, weights: Weights | None) -> _Opened | None:
+    """Open what lies in one folder; None if there are no weights in it."""
+    where = str(Path(path) / folder) if folder else path
+    here = Path(where)
+    names = files.list_folder(here)
+    notes: tuple[str, ...] = ()
+    if weights is None and (found := find_stem(here, names)) is not None:
+        weights = Weights(found.stem, ".safetensors", read_header, found.mark)
+        notes = found.notes
+    if weights is None or not weights.are_in(names):
+        refuse_folder(where, names)
+        if folder:
+            _refuse_other_weights(where, names)
+        return None
+    config = read_json(here / "config.json") if "config.json" in names else None
+    refuse_quantized_config(config or {}, where)
+    headers, tensors = _read(here, weights, names)
+    refuse_quantized(tensors, where)
+    follows = weights.stem in KNOW_SHARDS and (config is None or bool(_OF_A_MODEL & config.keys()))
+    part = Part(folder, weights.stem, weights.index in names or follows)
+    notes += tuple(note for header in headers for note in header.notes)
+    return _Opened(part, headers, tensors, notes)
+
+
+def _read(
+    folder: Path, weights: Weights, names: Collection[str]
+) -> tuple[list[ShardHeader], dict[str, TensorSpec]]:
     homes = read_homes(folder, weights, names)
     shards = [weights.single] if homes is None else sorted({*homes.values()})
     headers = [weights.read(folder / home, shard) for shard, home in enumerate(shards)]
     tensors = _gather(headers)
     if homes is not None:
         _check_index(folder / weights.index, homes, headers, tensors)
-    refuse_quantized(tensors, path)
-    notes = tuple(dict.fromkeys(note for header in headers for note in header.notes))
-    is_task_vector = _is_task_vector(headers, path)
-    files_read = tuple(header.shard for header in headers)
-    return Checkpoint(path, folder, files_read, tensors, is_task_vector, notes=notes)
+    return headers, tensors
+
+
+def _together(opened: Sequence[_Opened], path: str) -> Mapping[str, TensorSpec]:
+    """Name every tensor with its part's prefix, and number the shards of all parts."""
+    parts = [found.part for found in opened]
+    tensors: dict[str, TensorSpec] = {}
+    shards = 0
+    for found in opened:
+        names = [found.part.prefix + name for name in found.tensors]
+        for name, part in zip(names, parts_of(names, parts), strict=True):
+            if part is not found.part:
+                raise CheckpointError(
+                    f"tensor {quoted(name)} of {quoted(path)} is called as if it were elsewhere",
+                    note=f"it is not in the sub-folder {quoted(part.folder)}",
+                )
+        for name, spec in zip(names, found.tensors.values(), strict=True):
+            tensors[name] = replace(spec, name=name, shard=shards + spec.shard)
+        shards += len(found.headers)
+    return tensors
 
 
 def read_homes(folder: Path, weights: Weights, names: Collection[str]) -> dict[str, str] | None:
@@ -172,6 +246,24 @@ def _is_task_vector(headers: Sequence[ShardHeader], path: str) -> bool:
             help="save it again into an empty folder",
         )
     return found == {True}
+
+
+def _absent(path: str, folders: Sequence[str]) -> CheckpointError:
+    return CheckpointError(
+        f"{quoted(path)} lacks {listed([quoted(folder) for folder in folders])}",
+        note=f"{COMPONENTS} lists that",
+        help="download the model again, or give the folder of one component",
+    )
+
+
+def _refuse_other_weights(path: str, names: Sequence[str]) -> None:
+    found = [quoted(name) for name in names if is_weights(name)]
+    if found:
+        raise CheckpointError(
+            f"{quoted(path)} holds weights that are not read: {listed(found)}",
+            note="without them the result would lack a part of the model",
+            help="save the model again as safetensors, with the library that wrote it",
+        )
 
 
 def _no_model(path: str, names: Sequence[str]) -> CheckpointError:

@@ -5,12 +5,15 @@ Hugging Face cache every shard is a link out of the folder, and that is fine, wh
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from taskalg import files
-from taskalg.checkpoints.strict_json import NotStrictError, parse_object
+from taskalg.checkpoints.strict_json import NotStrictError, parse_list, parse_object
 from taskalg.errors import CheckpointError, quoted
+
+T = TypeVar("T")
 
 LARGEST_JSON = 25_000_000  # bytes, of 200,000 tensors; hostile JSON takes 50 times that in memory
 
@@ -21,11 +24,16 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read, or is not one JSON object in UTF-8.
     """
-    content = files.read_small(path, LARGEST_JSON)
-    try:
-        return parse_object(content)
-    except NotStrictError as error:
-        raise _broken(path, f"it {error}", error.note) from None
+    return _read(path, parse_object)
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """Return the list in a JSON file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not one JSON list in UTF-8.
+    """
+    return _read(path, parse_list)
 
 
 def read_index(path: Path, suffix: str) -> dict[str, str]:
@@ -41,15 +49,32 @@ def read_index(path: Path, suffix: str) -> dict[str, str]:
     index = read_json(path)
     homes = index.get("weight_map")
     if not isinstance(homes, dict):
-        raise _broken(path, "it has no 'weight_map' object")
+        raise broken(path, "it has no 'weight_map' object")
     if not isinstance(index.get("metadata"), dict):
-        raise _broken(path, "it has no 'metadata' object, without which no loader reads it")
+        raise broken(path, "it has no 'metadata' object, without which no loader reads it")
     for name, home in homes.items():
         if not isinstance(home, str):
-            raise _broken(path, f"the file of tensor {quoted(name)} is not a string")
+            raise broken(path, f"the file of tensor {quoted(name)} is not a string")
     for home in set(homes.values()):
         _check_home(home, path, suffix)
     return homes
+
+
+def broken(path: Path, reason: str, note: str | None = None) -> CheckpointError:
+    """Return the refusal of a file that says what it must not."""
+    return CheckpointError(
+        f"{quoted(str(path))} is damaged or hostile: {reason}",
+        note=note,
+        help="download it again, or save the model again",
+    )
+
+
+def _read(path: Path, parse: Callable[[bytes], T]) -> T:
+    content = files.read_small(path, LARGEST_JSON)
+    try:
+        return parse(content)
+    except NotStrictError as error:
+        raise broken(path, f"it {error}", error.note) from None
 
 
 def _check_home(home: str, path: Path, suffix: str) -> None:
@@ -63,12 +88,4 @@ def _check_home(home: str, path: Path, suffix: str) -> None:
     )
     for wrong, words in reasons:
         if wrong:
-            raise _broken(path, f"its file {quoted(home)} {words}")
-
-
-def _broken(path: Path, reason: str, note: str | None = None) -> CheckpointError:
-    return CheckpointError(
-        f"{quoted(str(path))} is damaged or hostile: {reason}",
-        note=note,
-        help="download it again, or save the model again",
-    )
+            raise broken(path, f"its file {quoted(home)} {words}")

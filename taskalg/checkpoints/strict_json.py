@@ -1,4 +1,4 @@
-"""JSON as it should be: UTF-8, one object, and no key twice.
+"""JSON as it should be: UTF-8, one object or list, and no key twice.
 
 The standard parser keeps the last of two equal keys and accepts NaN; a header or an index with
 either means different things to different readers.
@@ -6,9 +6,11 @@ either means different things to different readers.
 
 import json
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from taskalg.errors import printable, quoted
+
+T = TypeVar("T")
 
 
 class NotStrictError(Exception):
@@ -32,11 +34,24 @@ def parse_object(
     Raises:
         NotStrictError: it is not one JSON object in UTF-8 without repeated keys.
     """
+    return _parse(content, dict, "object", count_strings)
+
+
+def parse_list(content: bytes) -> list[Any]:
+    """Parse a JSON list.
+
+    Raises:
+        NotStrictError: it is not one JSON list in UTF-8 without repeated keys.
+    """
+    return _parse(content, list, "list", None)
+
+
+def _parse(content: bytes, kind: type[T], word: str, count_strings: Callable[[T], int] | None) -> T:
     try:
         text = content.decode("utf-8")
         found = json.loads(text, parse_constant=_no_constant)
-        if not isinstance(found, dict):
-            raise NotStrictError("is not a JSON object")
+        if not isinstance(found, kind):
+            raise NotStrictError(f"is not a JSON {word}")
         if count_strings is None or not _has_strings(text, count_strings(found)):
             json.loads(text, object_pairs_hook=_unique)
         if "\\u" in text:  # half of a surrogate pair passes the parser and is no character

@@ -4,7 +4,7 @@ When a format gets its reader, its rows move out of here and one row into regist
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from taskalg.errors import CheckpointError, quoted
@@ -32,6 +32,17 @@ _CONTENT = (
     (b"<html", "a web page, not the weights", "download the file itself"),
 )
 
+# How the names of an adapter's factors end, after that of their module; whose layout that is.
+_FACTORS = (
+    (re.compile(r"\.lora_(down|up)\.weight$"), "kohya's"),
+    (re.compile(r"\.(hada|lokr)_w\d(_[ab])?$"), "LyCORIS's"),
+    (re.compile(r"\.(lora|lora_linear_layer)\.(down|up)\.weight$"), "an older diffusers'"),
+    (re.compile(r"\.lora_(embedding_)?[AB](\.\w+)?(\.weight)?$"), "PEFT's"),
+)
+_MARKS = ("lora", "hada_w", "lokr_w")  # one of them is in each; a search takes ten times as long
+_FOLDER = "give its folder, with adapter_config.json in it"
+_FUSE = "fuse it into its base, as with diffusers' fuse_lora(), save that, and give it as a --task"
+
 
 @dataclass(frozen=True)
 class OtherFolder:
@@ -40,11 +51,6 @@ class OtherFolder:
     what: str  # "a PEFT LoRA adapter"
     is_one: Callable[[frozenset[str]], bool]  # by the names in it
     help: str
-    beside_model: bool  # whether a model.safetensors in the folder does not change what it is
-
-
-def _has(*names: str) -> Callable[[frozenset[str]], bool]:
-    return lambda found: any(name in found for name in names)
 
 
 def _like(pattern: str) -> Callable[[frozenset[str]], bool]:
@@ -53,55 +59,34 @@ def _like(pattern: str) -> Callable[[frozenset[str]], bool]:
 
 _FOLDERS = (
     OtherFolder(
-        "a PEFT adapter",
-        _has("adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"),
-        "merge it into its base with PEFT's merge_and_unload() and save the result",
-        beside_model=True,
-    ),
-    OtherFolder(
-        "a diffusers pipeline",
-        _has("model_index.json"),
-        "give the weights of one part, such as unet/diffusion_pytorch_model.safetensors",
-        beside_model=True,
-    ),
-    OtherFolder(
-        "a sentence-transformers model",
-        _has("modules.json"),
-        "give the weights of one part, such as its model.safetensors",
-        beside_model=True,
-    ),
-    OtherFolder(
-        "a model in the Mistral layout",
+        "a model in slices, as Mistral's own layout has them",
         _like(r"consolidated.*\.safetensors"),
-        "give its consolidated.safetensors, or use the Hugging Face layout of the model",
-        beside_model=False,
+        "use the Hugging Face layout of the model",
     ),
-    OtherFolder("a model in PyTorch pickles", _like(r".*\.(bin|pt|pth|ckpt)"), _CONVERT, False),
+    OtherFolder("a model in PyTorch pickles", _like(r".*\.(bin|pt|pth|ckpt)"), _CONVERT),
     OtherFolder(
         "a GGUF model, made for llama.cpp",
         _like(r".*\.gguf"),
         "use the model it was converted from",
-        beside_model=False,
     ),
-    OtherFolder("a distributed PyTorch checkpoint", _like(r".*\.distcp"), _CONVERT, False),
-    OtherFolder("a Flax or TensorFlow model", _like(r".*\.(msgpack|h5)"), _CONVERT, False),
+    OtherFolder("a distributed PyTorch checkpoint", _like(r".*\.distcp"), _CONVERT),
+    OtherFolder("a Flax or TensorFlow model", _like(r".*\.(msgpack|h5)"), _CONVERT),
 )
 
 
-def refuse_folder(path: str, names: Sequence[str], *, has_model: bool) -> None:
+def refuse_folder(path: str, names: Sequence[str]) -> None:
     """Refuse a folder that is something else.
 
     Args:
         path: the folder, as the user gave it.
-        names: what lies in it.
-        has_model: whether there is a model.safetensors or its index too.
+        names: what lies in it; none of it is a model's weights.
 
     Raises:
         CheckpointError: it is something else.
     """
     found = frozenset(names)
     for kind in _FOLDERS:
-        if kind.is_one(found) and (kind.beside_model or not has_model):
+        if kind.is_one(found):
             raise _refusal(path, kind.what, kind.help)
 
 
@@ -125,6 +110,26 @@ def refuse_content(start: bytes, path: str) -> None:
     for magic, what, help in _CONTENT:
         if start.startswith(magic):
             raise _refusal(path, what, help)
+
+
+def refuse_factors(names: Collection[str], path: str) -> None:
+    """Refuse a file of an adapter's factors, which mean nothing without what scales them.
+
+    A model that stores factors beside the weights they belong to is a checkpoint like others.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    marked = [name for name in names if any(mark in name for mark in _MARKS)]
+    for name in marked:
+        for pattern, whose in _FACTORS:
+            found = pattern.search(name)
+            if found and f"{name[: found.start()]}.base_layer.weight" not in names:
+                raise CheckpointError(
+                    f"{quoted(path)} holds the factors of an adapter, in {whose} layout",
+                    note=f"one is {quoted(name)}; a sum of factors is not the sum of adapters",
+                    help=_FOLDER if whose == "PEFT's" else _FUSE,
+                )
 
 
 def refuse_remote(path: str) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from taskalg import files
-from taskalg.checkpoints.base import Checkpoint
+from taskalg.checkpoints.base import Checkpoint, parts_of
+from taskalg.checkpoints.pipeline import LISTS, listed_folders
+from taskalg.checkpoints.stems import is_weights
 from taskalg.dtypes import FLOATING, DType
 from taskalg.errors import CheckpointError, quoted
 from taskalg.output.layout import OutputTensor
@@ -21,13 +23,8 @@ LARGEST_SIDE_FILE = 64_000_000  # bytes; the largest tokenizer.json known has 35
 CONFIG_NAME = "config.json"
 TEMPLATES = "additional_chat_templates"  # the one folder loaders look into
 
-_WEIGHTS = (
-    r".*\.(safetensors|bin|pt|pth|ckpt|gguf|ggml|h5|msgpack|npz|npy|pkl|pickle|distcp|ot"
-    r"|onnx|onnx_data|pb|tflite|mlmodel|engine|nemo)|.*\.data-\d+-of-\d+"
-)
 _NOT_TAKEN = re.compile(
-    rf"{_WEIGHTS}|.*\.index\.json"  # weights, and what lists them
-    r"|\..*|readme.*|taskalg\.json|mergekit_config\.ya?ml"  # how another model came about
+    r"\..*|readme.*|taskalg\.json|mergekit_config\.ya?ml"  # how another model came about
     r"|trainer_state\.json|(all|train|eval|test|predict)_results\.json|events\.out\..*|latest"
     r"|zero_to_fp32\.py|adapter_config\.json|quantize_config\.json",
     re.IGNORECASE,
@@ -46,12 +43,13 @@ def side_files(donor: Checkpoint, tensors: Sequence[OutputTensor]) -> tuple[Side
     """Collect what the output takes over from its donor.
 
     Every file of the donor's folder that is small and neither weights nor a record of how the
-    donor was made, and its additional chat templates. A bare file has none. For a task vector do
-    not call this: with a config beside it, a loader would take it for a model.
+    donor was made, and its additional chat templates; the same of the sub-folders that a model of
+    several parts lists. A bare file has none. For a task vector do not call this: with a config
+    beside it, a loader would take it for a model.
 
     Args:
         donor: the checkpoint whose folder is read.
-        tensors: what will be written; the config's dtype follows them if they all agree.
+        tensors: what will be written; a config's dtype follows those beside it if they all agree.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -60,25 +58,30 @@ def side_files(donor: Checkpoint, tensors: Sequence[OutputTensor]) -> tuple[Side
     """
     if donor.folder is None:
         return ()
-    names = [name for name in files.list_folder(donor.folder) if not _NOT_TAKEN.fullmatch(name)]
-    templates = donor.folder / TEMPLATES
-    if files.is_folder(templates):
-        found = (name for name in files.list_folder(templates) if name.endswith(".jinja"))
-        names += [f"{TEMPLATES}/{name}" for name in found]
-    taken = [_take(donor.folder, name) for name in names]
-    dtype = _common_dtype(tensors)
-    return tuple(
-        SideFile(CONFIG_NAME, with_dtype(side_file.content, dtype, str(donor.folder)))
-        if side_file.name == CONFIG_NAME and dtype is not None
-        else side_file
-        for side_file in taken
-        if side_file is not None
-    )
+    dtypes = _common_dtypes(donor, tensors)
+    listed = listed_folders(donor.folder, files.list_folder(donor.folder))
+    found = [
+        _following(side_file, dtypes.get(folder), donor)
+        for folder in dict.fromkeys(("", *listed))
+        for name in _names(donor.folder, folder)
+        if (side_file := _take(donor.folder, name)) is not None
+    ]
+    return tuple(found)
 
 
-def is_weights(name: str) -> bool:
-    """Tell from a file's name whether it holds weights, or lists files that do."""
-    return re.fullmatch(rf"{_WEIGHTS}|.*\.index\.json", name, re.IGNORECASE) is not None
+def list_of_parts(donor: Checkpoint) -> tuple[SideFile, ...]:
+    """Return the file that lists a donor's parts: all that a task vector takes over.
+
+    Without it a reader would find the root's part alone, or none.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if donor.folder is None:
+        return ()
+    names = set(files.list_folder(donor.folder))
+    taken = (_take(donor.folder, name) for name in LISTS if name in names)
+    return tuple(side_file for side_file in taken if side_file is not None)
 
 
 def with_dtype(config: bytes, dtype: DType, path: str) -> bytes:
@@ -98,6 +101,26 @@ def with_dtype(config: bytes, dtype: DType, path: str) -> bytes:
     return (json.dumps(found, indent=2) + "\n").encode() if changed else config
 
 
+def _names(root: Path, folder: str) -> list[str]:
+    """Return what may be taken from a folder, as paths inside the donor's."""
+    prefix = f"{folder}/" if folder else ""
+    path = root / folder
+    names = files.list_folder(path) if files.is_folder(path) else []
+    names = [name for name in names if not (_NOT_TAKEN.fullmatch(name) or is_weights(name))]
+    templates = path / TEMPLATES
+    if files.is_folder(templates):
+        found = (name for name in files.list_folder(templates) if name.endswith(".jinja"))
+        names += [f"{TEMPLATES}/{name}" for name in found]
+    return [prefix + name for name in names]
+
+
+def _following(side_file: SideFile, dtype: DType | None, donor: Checkpoint) -> SideFile:
+    """Make a config follow the dtype of the tensors beside it."""
+    if dtype is None or side_file.name.rpartition("/")[2] != CONFIG_NAME:
+        return side_file
+    return SideFile(side_file.name, with_dtype(side_file.content, dtype, str(donor.folder)))
+
+
 def _take(folder: Path, name: str) -> SideFile | None:
     path = folder / name
     if files.is_folder(path) or (files.exists(path) and not files.is_file(path)):
@@ -107,9 +130,14 @@ def _take(folder: Path, name: str) -> SideFile | None:
     return SideFile(name, files.read_small(path, LARGEST_SIDE_FILE))
 
 
-def _common_dtype(tensors: Sequence[OutputTensor]) -> DType | None:
-    found = {tensor.dtype for tensor in tensors if tensor.dtype.is_floating}
-    return found.pop() if len(found) == 1 else None
+def _common_dtypes(donor: Checkpoint, tensors: Sequence[OutputTensor]) -> dict[str, DType]:
+    """Return the dtype of each folder's tensors, where they all have the same."""
+    found: dict[str, set[DType]] = {}
+    homes = parts_of((tensor.name for tensor in tensors), donor.parts)
+    for tensor, part in zip(tensors, homes, strict=True):
+        if tensor.dtype.is_floating:
+            found.setdefault(part.folder, set()).add(tensor.dtype)
+    return {folder: dtypes.pop() for folder, dtypes in found.items() if len(dtypes) == 1}
 
 
 _DTYPE_NAMES = {dtype.torch for dtype in FLOATING}
