@@ -97,6 +97,7 @@ REFUSED = {
     "key in metadata twice": (with_header('{"__metadata__":{"a":"b","a":"c"}}'), "has 'a' twice"),
     "dtype twice": (with_header("{" + T4.replace('"dt', '"dtype":"F32","dt') + "}", 4), "twice"),
     "metadata not an object": (with_header({"__metadata__": "pt"}), "'__metadata__' is not an obj"),
+    "metadata null": (with_header({"__metadata__": None}), "is not an object\n  note: found null"),
     "metadata not strings": (with_header({"__metadata__": {"a": 1}}), "'a', which is no string"),
     "entry not an object": (with_header({"t": [1]}), "entry of tensor 't' is not an object"),
     "no dtype": (with_header({"t": {"shape": [], "data_offsets": [0, 4]}}, 4), "has no dtype"),
@@ -297,7 +298,8 @@ def test_noise_is_refused_and_never_crashes(noise: bytes, data_size: int) -> Non
 
 
 def test_the_guards_catch_what_the_reference_lets_pass() -> None:
-    for content in (REFUSED["name twice"][0], REFUSED["space before"][0], one("F4", [8])):
+    names = ("name twice", "space before", "metadata null")
+    for content in (*(REFUSED[name][0] for name in names), one("F4", [8])):
         assert reference(content) is not None
         with pytest.raises(CheckpointError):
             ours(content)

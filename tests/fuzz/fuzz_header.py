@@ -8,14 +8,11 @@ the same files and reads the same from them, but for the differences listed belo
 in memory, under the package's own I/O, so that the length before the header is part of it.
 """
 
-import dataclasses
 import json
 import math
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import safetensors
@@ -30,7 +27,6 @@ if __name__ == "__main__":
 else:
     watching = nullcontext()
 with watching:
-    from taskalg import system
     from taskalg.checkpoints import header
     from taskalg.checkpoints import safetensors as reader
     from taskalg.checkpoints.quantized import refuse_quantized
@@ -60,60 +56,25 @@ STRICTER = (
 tally = harness.Tally("header", "past the JSON parser")
 
 
-# ---- A file in memory
-
-
-class Memory:
-    """The one file there is."""
-
-    def __init__(self) -> None:
-        self.content = b""
-
-    def primitives(self) -> system.Primitives:
-        """Return a table that reads it, whatever the path."""
-        return dataclasses.replace(
-            system.primitives,
-            open=lambda *arguments: -1,
-            close=lambda fd: None,
-            stat=lambda path: self._stat(),
-            fstat=lambda fd: self._stat(),
-            preadv=self._preadv,
-        )
-
-    def _stat(self) -> Any:
-        size = len(self.content)
-        return SimpleNamespace(
-            st_mode=stat.S_IFREG, st_size=size, st_mtime_ns=0, st_dev=1, st_ino=1
-        )
-
-    def _preadv(self, fd: int, views: Sequence[memoryview], offset: int) -> int:
-        done = 0
-        for view in views:
-            part = self.content[offset + done : offset + done + view.nbytes]
-            view[: len(part)] = part
-            done += len(part)
-        return done
-
-
-memory = Memory()
+memory = harness.Memory()
 
 
 def install() -> Callable[[], None]:
-    """Put the file in memory under the package; return what takes it away again."""
-    before = system.primitives, reader.LARGEST_HEADER
-    parse = vars(header)["parse_object"]
+    """Put files in memory under the package; return what takes them away again."""
+    limit, parse = reader.LARGEST_HEADER, vars(header)["parse_object"]
+    put_back = memory.install()
 
     def counted(*arguments: Any) -> Any:
         found = parse(*arguments)
         tally.outcomes[tally.deep] += 1
         return found
 
-    system.primitives = memory.primitives()
     reader.LARGEST_HEADER = MOST_HEADER
     vars(header)["parse_object"] = counted
 
     def restore() -> None:
-        system.primitives, reader.LARGEST_HEADER = before
+        put_back()
+        reader.LARGEST_HEADER = limit
         vars(header)["parse_object"] = parse
 
     return restore
@@ -125,14 +86,13 @@ def install() -> Callable[[], None]:
 def check(content: bytes) -> None:
     """Read a file with both readers and compare."""
     tally.executions += 1
-    memory.content = content
+    memory.files[str(PATH)] = content
     theirs, words = reference(content)
     try:
         found = reader.read_header(PATH)
     except CheckpointError as error:
         said = str(error)
-        assert said.replace("\n", "").isprintable(), said
-        assert len(said) < 1000, said
+        harness.check_message(said, 1000)
         if theirs is None:
             tally.outcomes["refused by both"] += 1
         else:

@@ -4,12 +4,20 @@ A target has a `check`, which raises when a promise is broken, and a `mutate`, w
 into another one of the same structure. Neither needs atheris, so the ordinary tests use both.
 """
 
+import dataclasses
+import errno
+import itertools
+import os
 import random
 import resource
+import stat
 import sys
+import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 Check = Callable[[bytes], None]
 Mutate = Callable[[bytes, random.Random], bytes]
@@ -18,6 +26,58 @@ MEMORY = 256 << 20  # bytes one execution may take; a kilobyte of input explains
 SECONDS = 10  # one execution may take; libFuzzer's default is 1200
 DEFAULTS = ("-max_len=4096", f"-timeout={SECONDS}", "-rss_limit_mb=1500", "-print_final_stats=1")
 REPORTS = 20  # times a run says how far it is; libFuzzer's end is not told to Python
+
+
+class Memory:
+    """Files in memory, under all I/O of the package; there are no folders and nothing to write."""
+
+    def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
+        self.files = dict(files or {})
+
+    def install(self) -> Callable[[], None]:
+        """Put the files under the package; return what takes them away again."""
+        from taskalg import system  # only now, or atheris would come too late to watch it
+
+        real = system.primitives
+        calls: dict[str, Any] = {
+            "open": lambda path, *rest: self._number(path),
+            "close": lambda fd: None,
+            "stat": lambda path: self._stat(self._number(path)),
+            "lstat": lambda path: self._stat(self._number(path)),
+            "fstat": self._stat,
+            "listdir": lambda path: sorted(self.files),
+            "preadv": self._preadv,
+        }
+        system.primitives = dataclasses.replace(real, **calls)
+
+        def restore() -> None:
+            system.primitives = real
+
+        return restore
+
+    def _number(self, path: str | os.PathLike[str]) -> int:
+        """Return a file's place among the files, which is its descriptor as well."""
+        for number, name in enumerate(self.files):
+            if name == os.path.normpath(path):
+                return number
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    def _content(self, fd: int) -> bytes:
+        return next(itertools.islice(self.files.values(), fd, None))
+
+    def _stat(self, fd: int) -> Any:
+        size = len(self._content(fd))
+        return SimpleNamespace(
+            st_mode=stat.S_IFREG, st_size=size, st_mtime_ns=0, st_dev=1, st_ino=fd
+        )
+
+    def _preadv(self, fd: int, views: Sequence[memoryview], offset: int) -> int:
+        content, done = self._content(fd), 0
+        for view in views:
+            part = content[offset + done : offset + done + view.nbytes]
+            view[: len(part)] = part
+            done += len(part)
+        return done
 
 
 class Tally:
@@ -39,6 +99,13 @@ class Tally:
     def table(self) -> str:
         """List every outcome, the most frequent first."""
         return "\n".join(f"{count:12,}  {what}" for what, count in self.outcomes.most_common())
+
+
+def check_message(said: str, longest: int) -> None:
+    """Check that a terminal can show a message, and that no hostile name makes it long."""
+    assert len(said) < longest, said
+    for char in said.replace("\n", ""):
+        assert unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp"), said
 
 
 def explore(check: Check, mutate: Mutate, seeds: list[bytes], rounds: int) -> None:
