@@ -23,11 +23,13 @@ _GRAIN = 512  # elements; cut at multiples of what an engine looks at together
 
 @dataclass(slots=True)
 class Piece:
-    """Bytes of one input that lie together in its file and in the block."""
+    """Bytes of one input that lie together in its file, or its product, and in the block."""
 
-    shard: int  # index into the checkpoint's shards
-    offset: int  # in that file [bytes]
+    shard: int  # index into the checkpoint's shards, or its arrays
+    offset: int  # in that file, array or product [bytes]
     nbytes: int
+    product: TensorSpec | None = None  # whose elements are computed; None for stored bytes
+    parts: int = 1  # how many pieces that is cut into
 
 
 @dataclass(slots=True)
@@ -66,34 +68,49 @@ def cut(plan: Plan, layouts: Sequence[ShardLayout], threads: int) -> Iterator[Bl
     Tensors that are all zeros have no blocks: a new file holds zeros already.
     """
     limits = [block_elements(combination, threads) for combination in plan.combinations]
-    steps = {step.name: step for step in plan.steps}
+    steps: dict[str, list[Step]] = {}
+    for step in plan.steps:
+        steps.setdefault(step.name, []).append(step)
     for shard, layout in enumerate(layouts):
         yield from _cut_shard(plan, steps, layout, shard, limits)
 
 
 def _cut_shard(
-    plan: Plan, steps: Mapping[str, Step], layout: ShardLayout, shard: int, limits: Sequence[int]
+    plan: Plan,
+    steps: Mapping[str, Sequence[Step]],
+    layout: ShardLayout,
+    shard: int,
+    limits: Sequence[int],
 ) -> Iterator[Block]:
     block: Block | None = None
-    for tensor, offset in zip(layout.tensors, layout.offsets, strict=True):
-        step = steps[tensor.name]
-        combination = plan.combinations[step.combination]
-        if combination.is_zero or step.nbytes == 0:
-            continue
-        limit = limits[step.combination] * combination.output.itemsize
-        if block is not None and _fits(block, step, offset, limit):
-            _extend(block, step, combination, 0, step.nbytes)
-            continue
-        if block is not None:
-            yield block
-        block = None
-        for start in range(0, step.nbytes, limit):
+    for tensor, start in zip(layout.tensors, layout.offsets, strict=True):
+        for step in steps[tensor.name]:
+            combination = plan.combinations[step.combination]
+            if combination.is_zero or step.nbytes == 0:
+                continue
+            limit = limits[step.combination] * combination.output.itemsize
+            offset = start + step.first
+            if block is not None and _fits(block, step, offset, limit):
+                _extend(block, step, combination, range(step.nbytes))
+                continue
             if block is not None:
                 yield block
-            block = Block(shard, offset + start, step.combination)
-            block.sources = [[] for _ in step.sources]
-            _extend(block, step, combination, start, min(limit, step.nbytes - start))
+            *whole, block = _blocks(step, combination, shard, offset, limit)
+            yield from whole
     if block is not None:
+        yield block
+
+
+def _blocks(
+    step: Step, combination: Combination, shard: int, offset: int, limit: int
+) -> Iterator[Block]:
+    """Yield a step alone: one block, or several if it is large."""
+    starts = range(0, step.nbytes, limit)
+    for start in starts:
+        block = Block(shard, offset + start, step.combination)
+        block.sources = [[] for _ in step.sources]
+        part = range(start, min(start + limit, step.nbytes))
+        _extend(block, step, combination, part, len(starts))
         yield block
 
 
@@ -105,21 +122,24 @@ def _fits(block: Block, step: Step, offset: int, limit: int) -> bool:
     )
 
 
-def _extend(block: Block, step: Step, combination: Combination, start: int, count: int) -> None:
-    """Add `count` bytes of a step's output, from byte `start` on, to the block's end."""
+def _extend(
+    block: Block, step: Step, combination: Combination, part: range, parts: int = 1
+) -> None:
+    """Add a part of a step's output [bytes], one of `parts`, to the block's end."""
     block.steps.append(step)
-    block.nbytes += count
+    block.nbytes += len(part)
     width = combination.output.itemsize
     for pieces, source in zip(block.sources, step.sources, strict=True):
-        _add(pieces, source, start // width, count // width)
+        size = source.dtype.itemsize
+        offset = source.offset + part.start // width * size
+        nbytes = len(part) // width * size
+        if source.factors is not None:
+            pieces.append(Piece(source.shard, offset, nbytes, source, parts))
+        elif pieces and _continues(pieces[-1], source.shard, offset):
+            pieces[-1].nbytes += nbytes
+        else:
+            pieces.append(Piece(source.shard, offset, nbytes))
 
 
-def _add(pieces: list[Piece], source: TensorSpec, first: int, elements: int) -> None:
-    size = source.dtype.itemsize
-    offset, nbytes = source.offset + first * size, elements * size
-    if pieces:
-        last = pieces[-1]
-        if last.shard == source.shard and last.offset + last.nbytes == offset:
-            last.nbytes += nbytes
-            return
-    pieces.append(Piece(source.shard, offset, nbytes))
+def _continues(last: Piece, shard: int, offset: int) -> bool:
+    return last.product is None and last.shard == shard and last.offset + last.nbytes == offset

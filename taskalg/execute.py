@@ -1,5 +1,6 @@
 """Plan, engine and output meet: stage the output, stream the blocks, publish, report."""
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from taskalg.machine import available_threads, peak_memory
 from taskalg.output.destination import is_file_output
 from taskalg.output.layout import SHARD_SIZE, OutputTensor, ShardLayout, lay_out
 from taskalg.output.publish import stage
-from taskalg.output.sidefiles import SideFile, side_files
-from taskalg.plan import Plan
+from taskalg.output.sidefiles import SideFile, list_of_parts, side_files
+from taskalg.plan import Plan, Step
 from taskalg.report import Report
 from taskalg.sinks import FileSink
 from taskalg.stream import Pass, Settings
@@ -71,20 +72,25 @@ def execute(
 
 def output_layouts(plan: Plan, out: Path, shard_size: int = SHARD_SIZE) -> tuple[ShardLayout, ...]:
     """Return the files of weights that a plan writes to `out`."""
-    tensors = [
-        OutputTensor(s.name, plan.combinations[s.combination].output, s.shape, s.nbytes)
-        for s in plan.steps
-    ]
+    tensors = [_output_tensor(plan, step) for step in plan.tensors]
     if is_file_output(out):
         shard_size = max(shard_size, plan.bytes_written)
     is_vector = plan.kind is Kind.TASK_VECTOR
-    return lay_out(tensors, task_vector=is_vector, shard_size=shard_size)
+    parts = opened(plan.operands[plan.donor]).parts
+    return lay_out(tensors, task_vector=is_vector, shard_size=shard_size, parts=parts)
 
 
 def output_side_files(
     plan: Plan, donor: Checkpoint, out: Path, layouts: Sequence[ShardLayout]
 ) -> tuple[SideFile, ...]:
-    """Return what comes along: nothing for one file, nor for a vector, which is no model."""
-    if is_file_output(out) or plan.kind is Kind.TASK_VECTOR:
+    """Return what comes along: nothing for one file, and for a vector what names its parts."""
+    if is_file_output(out):
         return ()
+    if plan.kind is Kind.TASK_VECTOR:
+        return list_of_parts(donor)
     return side_files(donor, [tensor for layout in layouts for tensor in layout.tensors])
+
+
+def _output_tensor(plan: Plan, step: Step) -> OutputTensor:
+    dtype = plan.combinations[step.combination].output
+    return OutputTensor(step.name, dtype, step.shape, math.prod(step.shape) * dtype.itemsize)

@@ -69,7 +69,7 @@ class Explanation:
         return {
             "schema": SCHEMA,
             **plan_json(plan),
-            "tensors": len(plan.steps),
+            "tensors": len(plan.tensors),
             "shards": len(output_layouts(plan, self.out, self.shard_size)),
             "dtypes": sorted({c.output.name for c in plan.combinations}),
             "donor": plan.operands[plan.donor].called,
@@ -89,7 +89,7 @@ class Explanation:
         dtypes = listed(sorted({c.output.name for c in plan.combinations}))
         like = f" like {name}" if _follows_donor(plan) else ""
         shards = f"{len(layouts)} shard{'s' if len(layouts) != 1 else ''}"
-        output = f"{_tensors(len(plan.steps))}, {dtypes}{like}, {bytes_text(plan.bytes_written)}"
+        output = f"{_tensors(len(plan.tensors))}, {dtypes}{like}, {bytes_text(plan.bytes_written)}"
         has_sides = opened(donor).folder is not None and plan.kind is not Kind.TASK_VECTOR
         sides = f"from {name}" if has_sides and not is_file_output(self.out) else "none"
         rows = [
@@ -148,7 +148,7 @@ def fraction_text(value: Fraction) -> str:
 def members_by_class(plan: Plan) -> list[list[str]]:
     """Return the output tensors of each class of coefficients."""
     members: list[list[str]] = [[] for _ in plan.fit.table.classes]
-    for step in plan.steps:
+    for step in plan.tensors:
         members[plan.fit.table.of[step.name]].append(step.name)
     return members
 
@@ -239,6 +239,7 @@ def _follows_donor(plan: Plan) -> bool:
     tensors = opened(plan.operands[plan.donor]).tensors
     return all(
         plan.combinations[step.combination].output == tensors[step.name].dtype
+        and not tensors[step.name].factors
         for step in plan.steps
     )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from taskalg.algebra.selectors import Glob, Item, Place, layer_of, places
 from taskalg.algebra.table import Table, tabulate
 from taskalg.checkpoints.base import TensorSpec
+from taskalg.coverage import covered, output_tensors
 from taskalg.donor import opened
 from taskalg.errors import WINDOW, ExpressionError, MismatchError, Span, listed, quoted
 from taskalg.resolve import Operand, Resolved
@@ -23,29 +24,31 @@ _SHOWN = 5  # mismatches a message lists
 class Fit:
     """How the checkpoints' tensors go together."""
 
-    # The donor's tensors, all of them, in its order; None for all when no coefficient varies.
-    places: Mapping[str, Place | None]
+    tensors: Mapping[str, TensorSpec]  # of the result, as the donor has them, in its order
+    places: Mapping[str, Place | None]  # of those; None for all when no coefficient varies
     table: Table  # coefficients on those, one column for each operand
+    rows: Mapping[str, int]  # rows that all have, of tensors whose numbers of rows differ
     unshared: tuple[str, ...]  # the donor's, not in every term: copied unchanged
     dropped: tuple[str, ...]  # not the donor's: left out
 
 
-def fit(total: Resolved, donor: int, only_shared: bool) -> Fit:
+def fit(total: Resolved, donor: int, *, only_shared: bool = False, rows: str = "all") -> Fit:
     """Check that names, shapes and sorts of dtype agree.
 
     Args:
         total: the sum; every operand has a checkpoint.
         donor: index of the operand whose names the output takes.
         only_shared: leave out what is not in every term, where otherwise that is an error.
+        rows: "common" to combine the rows that all have where their numbers differ, as those of
+            vocabularies do; otherwise that is an error.
 
     Raises:
         MismatchError: they do not agree; the first five differences and their number are given.
     """
-    names = opened(total.terms[donor][0]).tensors
-    parts = [part for _, part in total.terms]
-    constant = all(part.constant is not None for part in parts)
+    names = output_tensors(total, donor)
+    constant = all(part.constant is not None for _, part in total.terms)
     at: Mapping[str, Place | None] = dict.fromkeys(names) if constant else places(names)
-    table = tabulate(parts, at)
+    table = covered(total, at)
     missing, extra = _missing(total, names, table), _extra(total, names)
     if (missing or extra) and not only_shared:
         raise _names_differ(total, donor, missing, extra)
@@ -57,8 +60,11 @@ def fit(total: Resolved, donor: int, only_shared: bool) -> Fit:
             + (f", {extra[0][1].called} has {quoted(extra[0][0])}" if extra else ""),
             help="their names may differ by a prefix: taskalg inspect lists them",
         )
-    _check_shapes(total, donor, table, set(unshared))
-    return Fit(at, table, unshared, tuple(dict.fromkeys(name for name, _ in extra)))
+    shared = {name: spec for name, spec in names.items() if name not in set(unshared)}
+    common = _common_rows(total, shared, table) if rows == "common" else {}
+    _check_shapes(total, donor, table, {n: s for n, s in shared.items() if n not in common})
+    dropped = tuple(dict.fromkeys(name for name, _ in extra))
+    return Fit(names, at, table, common, unshared, dropped)
 
 
 def terms_of(row: tuple[object, ...]) -> list[int]:
@@ -111,13 +117,32 @@ def _names_differ(
     )
 
 
-def _check_shapes(total: Resolved, donor: int, table: Table, skip: set[str]) -> None:
-    names = opened(total.terms[donor][0]).tensors
+def _common_rows(total: Resolved, names: Mapping[str, TensorSpec], table: Table) -> dict[str, int]:
+    """Return how many rows all have, for tensors that differ in nothing else."""
+    taking_part = [terms_of(row) for row in table.classes]
+    held = [opened(operand).tensors for operand, _ in total.terms]
+    found = {}
+    for name, spec in names.items():
+        others = [held[index][name] for index in taking_part[table.of[name]]]
+        alike = all(
+            other.shape[1:] == spec.shape[1:]
+            and len(other.shape) == len(spec.shape)
+            and other.dtype.is_floating == spec.dtype.is_floating
+            for other in others
+        )
+        if alike and any(other.shape != spec.shape for other in others):
+            found[name] = min(other.shape[0] for other in (spec, *others))
+    return found
+
+
+def _check_shapes(
+    total: Resolved, donor: int, table: Table, names: Mapping[str, TensorSpec]
+) -> None:
     taking_part = [terms_of(row) for row in table.classes]
     held = [opened(operand).tensors for operand, _ in total.terms]
     wrong = []
     for name, spec in names.items():
-        for index in taking_part[table.of[name]] if name not in skip else ():
+        for index in taking_part[table.of[name]]:
             other = held[index].get(name)
             if other is not None and not _alike(spec, other):
                 wrong.append((name, spec, index, other))

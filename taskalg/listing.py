@@ -32,7 +32,7 @@ def receipt(report: Report) -> str:
     """Say what a merge did: what was written, what it cost, what was seen."""
     plan, tally = report.plan, report.tally
     shards = f"{report.shards} shard{'' if report.shards == 1 else 's'}"
-    tensors = f"{len(plan.steps):,} tensor{'' if len(plan.steps) == 1 else 's'}"
+    tensors = f"{len(plan.tensors):,} tensor{'' if len(plan.tensors) == 1 else 's'}"
     written = f"{tensors}, {shards}, {bytes_text(report.bytes_written)}"
     rate = (report.bytes_read + report.bytes_written) / max(report.seconds, 1e-9)
     seen = [
@@ -58,7 +58,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "schema": SCHEMA,
         "out": str(report.out),
         **plan_json(report.plan),
-        "tensors": len(report.plan.steps),
+        "tensors": len(report.plan.tensors),
         "shards": report.shards,
         "bytes_read": report.bytes_read,
         "bytes_copied": report.bytes_copied,

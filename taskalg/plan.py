@@ -6,7 +6,7 @@ share one `Combination`; there are few of those however many tensors there are.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from taskalg.algebra.coefficient import Coefficient
@@ -45,13 +45,14 @@ class Combination:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One output tensor."""
+    """One output tensor, or some rows of one."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the tensor
     nbytes: int  # of the output
     combination: int  # index into the plan's combinations
     sources: tuple[TensorSpec, ...]  # what is read, one for each operand of the combination
+    first: int = 0  # where in the tensor the output starts [bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Plan:
     kind: Kind
     total: Resolved  # the sum, in canonical order
     donor: int  # index of the operand that gives names, dtypes and side files
-    steps: tuple[Step, ...]  # in the donor's file order
+    steps: tuple[Step, ...]  # in the donor's file order; those of one tensor follow each other
     combinations: tuple[Combination, ...]
     comparisons: tuple[Comparison, ...]
     usage: tuple[Usage, ...]  # one for each operand
@@ -92,6 +93,11 @@ class Plan:
     def operands(self) -> tuple[Operand, ...]:
         """All checkpoints of the sum, those that cancel included."""
         return tuple(operand for operand, _ in self.total.terms)
+
+    @property
+    def tensors(self) -> list[Step]:
+        """The first step of each output tensor."""
+        return [step for step in self.steps if step.first == 0]
 
     @property
     def bytes_read(self) -> int:
@@ -117,6 +123,7 @@ class Choices:
     dtype: DType | None = None  # of floating tensors; None follows the donor
     allow_partial: bool = False
     only_shared: bool = False
+    rows: str = "all"  # or "common", where numbers of rows differ
 
 
 def make_plan(
@@ -145,7 +152,7 @@ def make_plan(
     donor = choose_donor(total, choices.donor)
     found = kind(total)
     check_result(total, found, choices.allow_partial)
-    fitted = fit(total, donor, choices.only_shared)
+    fitted = fit(total, donor, only_shared=choices.only_shared, rows=choices.rows)
     check_items(total, items or {}, fitted.places)
     check_something_left(total, fitted.table)
     return _Planner(total, donor, found, choices.dtype, fitted).plan()
@@ -169,13 +176,13 @@ class _Planner:
 
     def plan(self) -> Plan:
         unshared = set(self.fit.unshared)
-        for spec in self.tensors[self.donor].values():
+        for spec in self.fit.tensors.values():
             if not spec.dtype.is_floating:
                 self._copy_integer(spec)
             elif spec.name not in unshared:
                 self._combine(spec)
             elif self.kind is not Kind.TASK_VECTOR:
-                self._add(spec, [self.donor], _AS_IT_IS, self.dtype or spec.dtype)
+                self._add(spec, [self.donor], _AS_IT_IS, self.dtype or self._output(spec, []))
         return Plan(
             self.kind,
             self.total,
@@ -188,23 +195,38 @@ class _Planner:
         )
 
     def _combine(self, spec: TensorSpec) -> None:
+        """Combine a tensor; or, where numbers of rows differ, its first ones."""
         index = self.fit.table.of[spec.name]
-        operands = self.taking_part[index]
-        output = self.dtype
-        if output is None:
-            inputs = [self.tensors[operand][spec.name].dtype for operand in operands]
-            output = self._output(spec.dtype, inputs)
-        self._add(spec, operands, self.rows[index], output)
+        operands, row = self.taking_part[index], self.rows[index]
+        output = self.dtype or self._output(spec, operands)
+        count = self.fit.rows.get(spec.name)
+        if count is None:
+            self._add(spec, operands, row, output)
+            return
+        self._add(spec, operands, row, output, range(count))
+        rest = range(count, spec.shape[0])
+        if rest and self.kind is Kind.TASK_VECTOR:
+            self._add(spec, [], (), output, rest)
+        elif rest:
+            self._add(spec, [self.donor], _AS_IT_IS, output, rest)
 
-    def _output(self, donors: DType, inputs: list[DType]) -> DType:
+    def _output(self, spec: TensorSpec, operands: list[int]) -> DType:
         """Follow the donor; a difference of 8 or 16 bit numbers needs more bits than they have."""
-        if self.kind is not Kind.TASK_VECTOR:
-            return donors
-        return max([F32, *inputs], key=lambda dtype: dtype.itemsize)
+        if self.kind is not Kind.TASK_VECTOR and spec.factors is None:
+            return spec.dtype
+        sources = [self.tensors[operand][spec.name] for operand in operands]
+        stored = [source.dtype for source in sources if source.factors is None]
+        return max([F32, *stored], key=lambda dtype: dtype.itemsize)
 
     def _add(
-        self, spec: TensorSpec, operands: list[int], row: tuple[Fraction, ...], output: DType
+        self,
+        spec: TensorSpec,
+        operands: list[int],
+        row: tuple[Fraction, ...],
+        output: DType,
+        rows: range | None = None,
     ) -> None:
+        """Add a step for a tensor, or for some of its rows."""
         sources = tuple([self.tensors[operand][spec.name] for operand in operands])
         codes = [source.dtype.code for source in sources]
         key = (id(row), *operands, *codes, output.code)
@@ -214,8 +236,12 @@ class _Planner:
             combination = Combination(tuple(operands), row, inputs, output)
             index = self.combinations.setdefault(combination, len(self.combinations))
             self.known[key] = index
-        nbytes = spec.nbytes // spec.dtype.itemsize * output.itemsize
-        self.steps.append(Step(spec.name, spec.shape, nbytes, index, sources))
+        nbytes, first = spec.nbytes // spec.dtype.itemsize * output.itemsize, 0
+        if rows is not None:
+            each = nbytes // spec.shape[0]
+            nbytes, first = each * len(rows), each * rows.start
+            sources = tuple(_rows_of(source, rows) for source in sources)
+        self.steps.append(Step(spec.name, spec.shape, nbytes, index, sources, first))
 
     def _copy_integer(self, spec: TensorSpec) -> None:
         if self.kind is Kind.TASK_VECTOR:
@@ -234,7 +260,7 @@ class _Planner:
             operands, is_copy = parts[step.combination]
             for operand, source in zip(operands, step.sources, strict=True):
                 tensors[operand] += 1
-                read[operand] += source.nbytes
+                read[operand] += source.bytes_stored
                 copied[operand] += source.nbytes * is_copy
         for comparison in self.comparisons:
             tensors[comparison.operand] += 1
@@ -244,3 +270,11 @@ class _Planner:
             Usage(operand, part, tensors[i], read[i], copied[i])
             for i, (operand, part) in enumerate(self.total.terms)
         )
+
+
+def _rows_of(spec: TensorSpec, rows: range) -> TensorSpec:
+    """Return a range of a tensor's rows as a tensor of its own."""
+    each = spec.nbytes // spec.shape[0]
+    shape = (len(rows), *spec.shape[1:])
+    offset, nbytes = spec.offset + each * rows.start, each * len(rows)
+    return replace(spec, shape=shape, offset=offset, nbytes=nbytes)

@@ -25,6 +25,6 @@ class Report:
 
     def __str__(self) -> str:
         size = bytes_text(self.bytes_written)
-        return f"Report({len(self.plan.steps)} tensors, {size}, {self.seconds:.1f} s)"
+        return f"Report({len(self.plan.tensors)} tensors, {size}, {self.seconds:.1f} s)"
 
     __repr__ = __str__

@@ -66,13 +66,14 @@ class Resolver:
         _check_names(operands.values())
         terms = {operands[key]: part for key, part in by_key.terms.items()}
         ordered = sorted(terms.items(), key=lambda item: sort_key(item[0].name, item[0].path))
+        against = {
+            operands[key]: WeightedSum({operands[k]: c for k, c in base.terms.items()})
+            for key, base in bases.items()
+        }
         return Canonical(
             tuple(ordered),
-            {
-                operands[key]: WeightedSum({operands[k]: c for k, c in base.terms.items()})
-                for key, base in bases.items()
-                if operands[key].is_task
-            },
+            {operand: base for operand, base in against.items() if operand.is_task},
+            {operand: base for operand, base in against.items() if _whole(operand.checkpoint)},
         )
 
     def opened(self, reference: Reference) -> Checkpoint | None:
@@ -108,6 +109,8 @@ class Resolver:
             parts.append(WeightedSum({key: coefficient}))
             if _is_difference(reference, checkpoint):
                 parts.append(self._against(reference).scaled(-coefficient))
+            elif _whole(checkpoint):  # its base takes part on some tensors
+                parts.append(self._against(reference).scaled(Coefficient()))
         return WeightedSum.adding(parts)
 
     def _against(self, reference: Reference) -> WeightedSum[object]:
@@ -135,13 +138,19 @@ class Resolver:
             key: self.base_of(reference)
             for key, mentions in list(self._mentions.items())
             for reference in (_first(mentions),)
-            if _is_difference(reference, self.opened(reference))
+            for checkpoint in (self.opened(reference),)
+            if _is_difference(reference, checkpoint) or _whole(checkpoint)
         }
 
 
 def _is_difference(reference: Reference, checkpoint: Checkpoint | None) -> bool:
     vector = checkpoint is not None and checkpoint.is_task_vector
     return reference.sort == "task" and not vector
+
+
+def _whole(checkpoint: Checkpoint | None) -> bool:
+    """Tell whether a task vector stores tensors from which its base is not subtracted yet."""
+    return checkpoint is not None and bool(checkpoint.whole)
 
 
 def _first(mentions: list[Reference]) -> Reference:

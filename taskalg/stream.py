@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taskalg import files
 from taskalg.algebra.kinds import Kind
 from taskalg.blocks import ALIGNMENT, Block, Piece, arena_size
-from taskalg.checkpoints.base import Checkpoint, Shard, TensorSpec, open_shard
+from taskalg.checkpoints.base import Checkpoint
 from taskalg.engines.base import Bytes, Engine, Evaluate, Tally, WeightedSumSpec
 from taskalg.errors import MismatchError, OverflowingError, listed, quoted
-from taskalg.handles import INPUTS, Handles
 from taskalg.output.layout import SHARD_SIZE
 from taskalg.plan import Combination, Plan
+from taskalg.reading import Inputs
 from taskalg.sinks import Sink
 
 _TICK = 0.1  # seconds between two calls of `progress`
@@ -55,8 +54,8 @@ class Pass:
     ) -> None:
         self.plan, self.inputs, self.settings = plan, inputs, settings
         self.tally = Tally()
-        self.bytes_read = self.bytes_copied = self.bytes_written = 0
-        self._files: Handles[Shard] = Handles(open_shard, files.close, INPUTS)
+        self.bytes_copied = self.bytes_written = 0
+        self._inputs = Inputs(inputs, engine)
         self._evaluates = [_prepare(engine, combination) for combination in plan.combinations]
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -76,7 +75,12 @@ class Pass:
             self._compare_integers()
             self._stream(blocks, sink, threads)
         finally:
-            self._files.close()
+            self._inputs.close()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of tensors read so far, copies included."""
+        return self._inputs.bytes_read + self.bytes_copied
 
     def notes(self) -> tuple[str, ...]:
         """Say what a user should know about the result."""
@@ -92,8 +96,9 @@ class Pass:
     def _compare_integers(self) -> None:
         different: dict[str, None] = {}
         for comparison in self.plan.comparisons:
-            donor = self._whole(self.plan.donor, comparison.donor)
-            if donor != self._whole(comparison.operand, comparison.other):
+            donor = self._inputs.whole(self.plan.donor, comparison.donor)
+            other = self._inputs.whole(comparison.operand, comparison.other)
+            if not np.array_equal(donor, other):
                 different[comparison.name] = None
         self._different = tuple(different)
         if different and self.settings.strict:
@@ -109,13 +114,6 @@ class Pass:
 
     def _donor(self) -> str:
         return self.plan.operands[self.plan.donor].called
-
-    def _whole(self, operand: int, spec: TensorSpec) -> bytes:
-        content = bytearray(spec.nbytes)
-        with self._files.using(self.inputs[operand].shards[spec.shard]) as fd:
-            files.read_into(fd, [content], spec.offset)
-        self.bytes_read += spec.nbytes
-        return bytes(content)
 
     def _stream(self, blocks: Iterator[Block], sink: Sink, threads: int) -> None:
         workers = [
@@ -167,8 +165,10 @@ class Pass:
         arena.clear()
         sources = []
         for operand, pieces in zip(combination.operands, block.sources, strict=True):
-            source = arena.take(sum(piece.nbytes for piece in pieces))
-            self._read(self.inputs[operand], pieces, source.data)
+            source = self._inputs.view(operand, pieces[0]) if len(pieces) == 1 else None
+            if source is None:
+                source = arena.take(sum(piece.nbytes for piece in pieces))
+                self._inputs.fill(operand, pieces, source)
             sources.append(source)
         result = arena.take(block.nbytes)
         tally = self._evaluates[block.combination](sources, result)
@@ -177,33 +177,19 @@ class Pass:
         sink.write(block.shard, block.offset, result)
         with self._lock:
             self.tally += tally
-            self.bytes_read += sum(source.nbytes for source in sources)
             self.bytes_written += block.nbytes
 
-    def _read(self, checkpoint: Checkpoint, pieces: Sequence[Piece], into: memoryview) -> None:
-        ranges: dict[int, list[tuple[int, memoryview]]] = {}  # by shard
-        start = 0
-        for piece in pieces:
-            part = into[start : start + piece.nbytes]
-            ranges.setdefault(piece.shard, []).append((piece.offset, part))
-            start += piece.nbytes
-        for shard, wanted in ranges.items():
-            with self._files.using(checkpoint.shards[shard]) as fd:
-                files.read_ranges(fd, wanted)
-
     def _copy(self, block: Block, combination: Combination, sink: Sink) -> None:
-        to = block.offset
+        offset = block.offset
         for piece in block.sources[0]:
-            shard = self.inputs[combination.operands[0]].shards[piece.shard]
-            with self._files.using(shard) as fd:
-                for start in range(0, piece.nbytes, _COPY):
-                    if self._stop.is_set():
-                        return
-                    count = min(_COPY, piece.nbytes - start)
-                    sink.copy(block.shard, to, fd, piece.offset + start, count)
-                    to += count
+            for start in range(0, piece.nbytes, _COPY):
+                if self._stop.is_set():
+                    return
+                count = min(_COPY, piece.nbytes - start)
+                part = Piece(piece.shard, piece.offset + start, count)
+                self._inputs.copy(combination.operands[0], part, sink, block.shard, offset)
+                offset += count
         with self._lock:
-            self.bytes_read += block.nbytes
             self.bytes_copied += block.nbytes
             self.bytes_written += block.nbytes
 

@@ -6,7 +6,7 @@ is an expression that means the same.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from taskalg.algebra.coefficient import Coefficient, Monomial
@@ -35,6 +35,8 @@ class Canonical(Generic[Leaf]):
 
     terms: tuple[tuple[Leaf, Coefficient], ...]  # in order; coefficients that cancelled are zero
     bases: dict[Leaf, WeightedSum[Leaf]]  # what a name that is a task vector stands without
+    # What has yet to be subtracted from tensors that a task vector's file stores whole.
+    against: dict[Leaf, WeightedSum[Leaf]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         printed = dict(self.terms)

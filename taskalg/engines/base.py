@@ -46,7 +46,17 @@ class WeightedSumSpec:
     output: DType  # floating
 
 
+@dataclass(frozen=True)
+class Factors:
+    """A low-rank matrix in memory: `scale * (left @ right)`, in a fixed order of operations."""
+
+    left: NDArray[np.float64]  # `(rows, rank)`, rows together
+    right: NDArray[np.float64]  # `(rank, columns)`, rows together
+    scale: float
+
+
 Evaluate = Callable[[Sequence[Bytes], Bytes], Tally]
+Multiply = Callable[[int, Bytes], None]
 
 
 class Engine(Protocol):
@@ -60,6 +70,16 @@ class Engine(Protocol):
         The function takes one array of bytes for each input, each `(n * itemsize,)` and aligned to
         its itemsize, and the output's array of bytes, which it fills. It may be called from several
         threads at once.
+        """
+        ...
+
+    def factored(self, factors: Factors) -> Multiply:
+        """Return a function that computes a range of elements of a product.
+
+        The function takes the number of the first element, counted row by row, and an array of
+        bytes, aligned, that it fills with binary64 numbers. Each is the sum over k, ascending, of
+        `left[i, k] * right[k, j]`, by fused multiply-adds that start from the first product, times
+        `scale`; every step is rounded to binary64. It may be called from several threads at once.
         """
         ...
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskalg.dtypes import BF16, F64, DType
-from taskalg.engines.base import Bytes, Evaluate, Tally, WeightedSumSpec
+from taskalg.engines import low_rank
+from taskalg.engines.base import Bytes, Evaluate, Factors, Multiply, Tally, WeightedSumSpec
 from taskalg.engines.blocks import SUB_BLOCK, Inputs, Output
 from taskalg.engines.cache import specialized
 from taskalg.engines.double_double import double_double
@@ -65,6 +66,17 @@ class CpuEngine:
             return tally
 
         return evaluate
+
+    def factored(self, factors: Factors) -> Multiply:
+        """Return a function that computes a range of elements of a product, from any thread."""
+        columns = factors.right.shape[1]
+        left, strips = low_rank.padded(factors.left), low_rank.packed(factors.right)
+
+        def run(first: int, output: Bytes) -> None:
+            numbers = output.view(np.float64)
+            low_rank.multiply(left, strips, columns, factors.scale, first, numbers)
+
+        return run
 
 
 def _address(block: Bytes) -> int:

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
+import numpy as np
+
 from taskalg.dtypes import DType
-from taskalg.engines.base import Bytes, Evaluate, Tally, WeightedSumSpec
+from taskalg.engines.base import Bytes, Evaluate, Factors, Multiply, Tally, WeightedSumSpec
 
 Element = Fraction | float  # a finite value exactly, or -0.0, inf, -inf, nan
 
@@ -38,6 +40,35 @@ class ReferenceEngine:
             return Tally(overflowed=overflowed, nonfinite=nonfinite)
 
         return evaluate
+
+    def factored(self, factors: Factors) -> Multiply:
+        """Return a function that computes a range of elements of a product, one by one."""
+        columns = factors.right.shape[1]
+
+        def multiply(first: int, output: Bytes) -> None:
+            elements = output.view(np.float64)
+            for index in range(len(elements)):
+                row, column = divmod(first + index, columns)
+                lefts, rights = factors.left[row].tolist(), factors.right[:, column].tolist()
+                total = -0.0  # the only zero that a first product is added to without a change
+                for left, right in zip(lefts, rights, strict=True):
+                    total = fused(left, right, total)
+                elements[index] = total * factors.scale
+
+        return multiply
+
+
+def fused(x: float, y: float, z: float) -> float:
+    """Return `x * y + z`, rounded once: what `math.fma` is from Python 3.13 on."""
+    if not all(map(math.isfinite, (x, y, z))):
+        return x * y + z
+    exact = Fraction(x) * Fraction(y) + Fraction(z)
+    if exact:
+        try:
+            return float(exact)
+        except OverflowError:
+            return math.copysign(math.inf, exact)
+    return x * y + z  # both are zeros, or cancel: the sign is that of IEEE 754
 
 
 def _patterns(block: Bytes, dtype: DType) -> list[int]:

@@ -1,0 +1,80 @@
+"""Where a term takes part: coefficients by tensor, once adapters say which tensors they change.
+
+An adapter is zero on every tensor it lacks. One that it stores whole replaces the base's, so there
+the term is `adapter - base`, as for a fine-tuned model. After this every class of tensors has the
+coefficients of its files, and nothing further on needs to know what an adapter is.
+"""
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.selectors import Place
+from taskalg.algebra.table import Table, tabulate
+from taskalg.checkpoints.base import TensorSpec
+from taskalg.donor import opened
+from taskalg.resolve import Resolved
+
+Row = list[Fraction]
+
+
+def output_tensors(total: Resolved, donor: int) -> Mapping[str, TensorSpec]:
+    """Return the tensors of the result by name, each as the donor has it, in the donor's order.
+
+    When the donor is an adapter, so are all terms: the tensors of the others follow.
+    """
+    tensors = opened(total.terms[donor][0]).tensors
+    if not opened(total.terms[donor][0]).is_sparse:
+        return tensors
+    others = [opened(operand).tensors for operand, part in total.terms if part]
+    found = dict(tensors)
+    for other in others:
+        found |= {name: spec for name, spec in other.items() if name not in found}
+    return found
+
+
+def covered(total: Resolved, at: Mapping[str, Place | None]) -> Table:
+    """Return the coefficients of the sum's files on each tensor, one column for each operand."""
+    parts = [part for _, part in total.terms]
+    table = tabulate(parts, at)
+    checkpoints = [opened(operand) for operand, _ in total.terms]
+    sparse = [index for index, found in enumerate(checkpoints) if found.is_sparse and parts[index]]
+    if not sparse:
+        return table
+    bases = _bases(total, sparse, at)
+    rows: dict[tuple[Fraction, ...], int] = {}
+    known: dict[tuple[object, ...], int] = {}
+    of: dict[str, int] = {}
+    for name, index in table.of.items():
+        held = tuple(name in checkpoints[column].tensors for column in sparse)
+        whole = tuple(name in checkpoints[column].whole for column in sparse)
+        against = tuple(base.of[name] for base in bases.values())
+        key = (index, held, whole, against)
+        if key not in known:
+            row = list(table.classes[index])
+            for column, is_held, is_whole in zip(sparse, held, whole, strict=True):
+                if not is_held:
+                    row[column] = Fraction(0)
+                elif is_whole:
+                    base = bases[column]
+                    _subtract(row, row[column], base.classes[base.of[name]])
+            known[key] = rows.setdefault(tuple(row), len(rows))
+        of[name] = known[key]
+    return Table(tuple(rows), of)
+
+
+def _bases(total: Resolved, sparse: list[int], at: Mapping[str, Place | None]) -> dict[int, Table]:
+    """Return the coefficients of what each adapter with whole tensors is taken against."""
+    found = {}
+    for column in sparse:
+        base = total.against.get(total.terms[column][0])
+        if base is not None:
+            nothing = Coefficient()
+            parts = [base.terms.get(operand, nothing) for operand, _ in total.terms]
+            found[column] = tabulate(parts, at)
+    return found
+
+
+def _subtract(row: Row, factor: Fraction, base: tuple[Fraction, ...]) -> None:
+    for column, value in enumerate(base):
+        row[column] -= factor * value

@@ -1,0 +1,123 @@
+"""Inputs of blocks: bytes from files, views of arrays in memory, and products of factors.
+
+Factors are small beside what they multiply to. Those of a tensor are read and decoded once, by the
+thread that first needs them, shared by all, and dropped after the tensor's last block.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskalg import files
+from taskalg.blocks import Piece
+from taskalg.checkpoints.base import Checkpoint, LowRank, Shard, TensorSpec, open_shard
+from taskalg.dtypes import F64, DType
+from taskalg.engines.base import Bytes, Engine, Evaluate, Factors, Multiply, WeightedSumSpec
+from taskalg.handles import INPUTS, Handles
+from taskalg.sinks import Sink
+
+
+class Inputs:
+    """A plan's checkpoints while data is read from them, by any number of threads."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], engine: Engine) -> None:
+        self._checkpoints, self._engine = checkpoints, engine
+        self._files: Handles[Shard] = Handles(open_shard, files.close, INPUTS)
+        self._products: dict[tuple[int, TensorSpec], _Product] = {}
+        self._decoders: dict[DType, Evaluate] = {}
+        self._lock = threading.Lock()
+        self.bytes_read = 0
+
+    def close(self) -> None:
+        """Close all files."""
+        self._files.close()
+
+    def whole(self, operand: int, spec: TensorSpec) -> Bytes:
+        """Return all bytes of a stored tensor."""
+        content = np.empty(spec.nbytes, np.uint8)
+        self.fill(operand, [Piece(spec.shard, spec.offset, spec.nbytes)], content)
+        return content
+
+    def view(self, operand: int, piece: Piece) -> Bytes | None:
+        """Return a piece that lies in memory without copying it; None when it is in a file."""
+        arrays = self._checkpoints[operand].arrays
+        if not arrays or piece.product is not None:
+            return None
+        return arrays[piece.shard][piece.offset : piece.offset + piece.nbytes]
+
+    def fill(self, operand: int, pieces: Sequence[Piece], into: Bytes) -> None:
+        """Put pieces into a buffer, one after the other."""
+        shards = self._checkpoints[operand].shards
+        ranges: dict[int, list[tuple[int, memoryview]]] = {}  # by shard
+        start = 0
+        for piece in pieces:
+            part = into[start : start + piece.nbytes]
+            start += piece.nbytes
+            view = self.view(operand, piece)
+            if piece.product is not None:
+                self._multiply(operand, piece, piece.product, part)
+            elif view is not None:
+                part[:] = view
+            else:
+                ranges.setdefault(piece.shard, []).append((piece.offset, part.data))
+        for shard, wanted in ranges.items():
+            with self._files.using(shards[shard]) as fd:
+                files.read_ranges(fd, wanted)
+        self._count(sum(piece.nbytes for piece in pieces if piece.product is None))
+
+    def copy(self, operand: int, piece: Piece, sink: Sink, shard: int, offset: int) -> None:
+        """Give a stored piece to a sink as it is."""
+        view = self.view(operand, piece)
+        if view is not None:
+            sink.write(shard, offset, view)
+            return
+        with self._files.using(self._checkpoints[operand].shards[piece.shard]) as fd:
+            sink.copy(shard, offset, fd, piece.offset, piece.nbytes)
+
+    def _count(self, nbytes: int) -> None:
+        with self._lock:
+            self.bytes_read += nbytes
+
+    def _multiply(self, operand: int, piece: Piece, spec: TensorSpec, into: Bytes) -> None:
+        key = (operand, spec)
+        with self._lock:
+            product = self._products.setdefault(key, _Product(piece.parts))
+        with product.lock:
+            if product.multiply is None:
+                assert spec.factors is not None
+                product.multiply = self._engine.factored(self._load(operand, spec.factors))
+        product.multiply(piece.offset // F64.itemsize, into)
+        with self._lock:
+            product.waiting -= 1
+            if not product.waiting:
+                del self._products[key]
+
+    def _load(self, operand: int, stored: LowRank) -> Factors:
+        a, b = (self._decoded(operand, spec) for spec in (stored.a, stored.b))
+        a, b = a.reshape(stored.a.shape[0], -1), b.reshape(stored.b.shape[0], -1)
+        if stored.transposed:
+            a, b = np.ascontiguousarray(b.T), np.ascontiguousarray(a.T)
+        return Factors(left=b, right=a, scale=stored.scale)
+
+    def _decoded(self, operand: int, spec: TensorSpec) -> NDArray[np.float64]:
+        """Return a stored tensor's numbers, exactly: one times them, as the engine has it."""
+        if spec.dtype not in self._decoders:
+            one = WeightedSumSpec((Fraction(1),), (spec.dtype,), F64)
+            self._decoders[spec.dtype] = self._engine.prepare(one)
+        numbers = np.empty(spec.nbytes // spec.dtype.itemsize, np.float64)
+        content = self.whole(operand, spec)
+        self._decoders[spec.dtype]([content], numbers.view(np.uint8))
+        return numbers
+
+
+@dataclass
+class _Product:
+    """A tensor's factors while its blocks are computed."""
+
+    waiting: int  # pieces still to come
+    multiply: Multiply | None = None  # once a thread has read the factors
+    lock: threading.Lock = field(default_factory=threading.Lock)  # for that thread
