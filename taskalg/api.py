@@ -9,49 +9,61 @@ from collections.abc import Mapping
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.operators import FUNCTIONS
 from taskalg.algebra.weighted_sum import Reference, Sort, WeightedSum
+from taskalg.checkpoints.base import Opening
 from taskalg.compiler import (
     Bindings,
+    Weights,
     bind,
     checked_name,
     compile_text,
     default_name,
+    mention,
     read_recipe,
 )
 from taskalg.errors import Source, UsageError
-from taskalg.recipe import AnyPath, Recipe
+from taskalg.recipe import Recipe
 from taskalg.scalars import Number, to_fraction
 
 
 def compile(
     source: str | os.PathLike[str],
     *,
-    base: AnyPath | None = None,
-    tasks: Mapping[str, AnyPath | None] | None = None,
-    models: Mapping[str, AnyPath | None] | None = None,
+    base: Weights | None = None,
+    tasks: Mapping[str, Weights | None] | None = None,
+    models: Mapping[str, Weights | None] | None = None,
     set: Mapping[str, Number] | None = None,
+    allow_pickle: bool = False,
 ) -> Recipe:
     """Compile an expression or a recipe.
 
     Args:
         source: text; or a `Path`, which is read.
-        base: path of the checkpoint called `base`.
-        tasks: paths by name; their task vectors are taken against `base`.
-        models: paths by name. A path of None declares the name without a file.
+        base: the checkpoint called `base`: a path, a state dict or a module.
+        tasks: the same by name; their task vectors are taken against `base`.
+        models: the same by name. None declares a name without a file.
         set: scalars by name; exact, a float is the shortest decimal it prints as.
+        allow_pickle: whether PyTorch pickles may be read, with `weights_only=True`.
 
     Raises:
         ExpressionError: something is wrong in the text; the span says where.
         UsageError: something is wrong with a binding.
     """
     scalars = {name: Coefficient(to_fraction(value)) for name, value in (set or {}).items()}
-    bindings = bind(_path(base), _paths(tasks), _paths(models), scalars)
+    bindings = bind(base, tasks, models, scalars)
+    opening = Opening(allow_pickle=allow_pickle)
     if isinstance(source, str):
-        return build(Source("<expr>", source.removeprefix("\ufeff")), None, bindings)
-    return build(None, read_recipe(source), bindings)
+        text = Source("<expr>", source.removeprefix("\ufeff"))
+        return build(text, None, bindings, opening=opening)
+    return build(None, read_recipe(source), bindings, opening=opening)
 
 
 def build(
-    expression: Source | None, recipe: Source | None, bindings: Bindings, *, free: bool = False
+    expression: Source | None,
+    recipe: Source | None,
+    bindings: Bindings,
+    *,
+    opening: Opening | None = None,
+    free: bool = False,
 ) -> Recipe:
     """Compile an expression, a recipe, or an expression in a recipe's names.
 
@@ -59,6 +71,7 @@ def build(
         expression: replaces the recipe's own.
         recipe: a recipe file's text.
         bindings: names bound from outside.
+        opening: what is allowed when checkpoints are opened.
         free: whether unknown names stand for checkpoints that nobody declared.
 
     Raises:
@@ -75,42 +88,54 @@ def build(
         base=base,
         items=compiled.environment.items,
         expression=compiled.expression,
+        opening=opening,
     )
 
 
-def checkpoint(path: AnyPath, *, name: str | None = None) -> Recipe:
+def checkpoint(
+    path: Weights, *, name: str | None = None, strip_prefix: str | None = None
+) -> Recipe:
     """Mention a checkpoint: a model, or a task vector when the file is one.
 
     Args:
-        path: a safetensors file or a Hugging Face folder.
+        path: a safetensors file or a Hugging Face folder; or a state dict or module in memory.
         name: what messages and plans call it; by default the path's last part.
+        strip_prefix: dropped from the names of its tensors. By default a prefix is dropped or added
+            where that alone makes all names agree.
 
     Raises:
         CheckpointError: it cannot be opened.
+        UsageError: no tensor has the prefix.
     """
-    return _mention(path, "checkpoint", name, None)
+    return _mention(path, "checkpoint", name, None, strip_prefix)
 
 
-def task(path: AnyPath, base: Recipe, *, name: str | None = None) -> Recipe:
+def task(
+    path: Weights, base: Recipe, *, name: str | None = None, strip_prefix: str | None = None
+) -> Recipe:
     """Mention a task vector: the checkpoint minus `base`, or the file itself when it is a vector.
 
     Args:
-        path: a fine-tuned checkpoint, or a saved task vector.
+        path: a fine-tuned checkpoint, or a saved task vector; on disk or in memory.
         base: what it was fine-tuned from.
         name: what messages and plans call it; by default the path's last part.
+        strip_prefix: dropped from the names of its tensors, as for `checkpoint`.
 
     Raises:
         CheckpointError: it cannot be opened.
+        UsageError: no tensor has the prefix.
     """
-    return _mention(path, "task", name, base)
+    return _mention(path, "task", name, base, strip_prefix)
 
 
-def _mention(path: AnyPath, sort: Sort, name: str | None, base: Recipe | None) -> Recipe:
+def _mention(
+    path: Weights, sort: Sort, name: str | None, base: Recipe | None, strip_prefix: str | None
+) -> Recipe:
     called = checked_name(name if name is not None else default_name(path))
     against = None if base is None else base.value
     if isinstance(against, Coefficient):
         raise UsageError("a base is a checkpoint, not a scalar")
-    reference = Reference(os.fspath(path), sort, called, against)
+    reference = mention(path, sort, called, base=against, strip_prefix=strip_prefix)
     opened = {} if base is None else dict(base.opened)
     recipe = Recipe(WeightedSum({reference: Coefficient(1)}), opened=opened)
     recipe.open(reference)
@@ -151,11 +176,3 @@ def _undeclared_task(value: object) -> bool:
     if not isinstance(value, WeightedSum):
         return False
     return any(r.sort == "task" and r.path is None for r in value.terms)
-
-
-def _path(path: AnyPath | None) -> str | None:
-    return None if path is None else os.fspath(path)
-
-
-def _paths(paths: Mapping[str, AnyPath | None] | None) -> dict[str, str | None]:
-    return {name: _path(path) for name, path in (paths or {}).items()}

@@ -8,18 +8,21 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from taskalg import files
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.operators import BUILTINS
 from taskalg.algebra.simplify import Environment, simplify
-from taskalg.algebra.weighted_sum import Reference, Sort, Value, WeightedSum
+from taskalg.algebra.weighted_sum import Reference, Sort, Sum, Value, WeightedSum
+from taskalg.checkpoints.memory import called, is_in_memory
 from taskalg.errors import CheckpointError, ExpressionError, Source, UsageError, quoted
 from taskalg.language.nodes import Definition, Name, Node, Recipe, String, children
 from taskalg.language.parser import parse, parse_expression
 from taskalg.language.recipe import Program, link
+from taskalg.system import AnyPath
 
+Weights = AnyPath | object  # a path, or a state dict or a module in memory
 LARGEST_RECIPE = 50_000_000  # bytes
 
 
@@ -41,12 +44,12 @@ class Compiled:
 
 
 def bind(
-    base: str | None = None,
-    tasks: Mapping[str, str | None] | None = None,
-    models: Mapping[str, str | None] | None = None,
+    base: Weights | None = None,
+    tasks: Mapping[str, Weights | None] | None = None,
+    models: Mapping[str, Weights | None] | None = None,
     scalars: Mapping[str, Coefficient] | None = None,
 ) -> Bindings:
-    """Make bindings from paths; a path of None declares the name without a file.
+    """Make bindings from paths and state dicts; None declares a name without either.
 
     Raises:
         UsageError: a name is no name, is a built-in, or is bound twice.
@@ -60,19 +63,34 @@ def bind(
         values[name] = value
 
     if base is not None:
-        add("base", mention(base, "checkpoint", "base"))
-    for name, path in (models or {}).items():
-        add(name, mention(path, "checkpoint", checked_name(name)))
-    for name, path in (tasks or {}).items():
-        add(name, mention(path, "task", checked_name(name)))
+        add("base", _alone(mention(base, "checkpoint", "base")))
+    for name, weights in (models or {}).items():
+        add(name, _alone(mention(weights, "checkpoint", checked_name(name))))
+    for name, weights in (tasks or {}).items():
+        add(name, _alone(mention(weights, "task", checked_name(name))))
     for name, value in (scalars or {}).items():
         add(name, value)
     return Bindings(values, frozenset(map(checked_name, scalars or {})))
 
 
-def mention(path: str | None, sort: Sort, name: str | None) -> Value:
-    """Return the value of one checkpoint that is bound from outside."""
-    return WeightedSum({Reference(path, sort, name): Coefficient(1)})
+def _alone(reference: Reference) -> Sum:
+    return WeightedSum({reference: Coefficient(1)})
+
+
+def mention(
+    weights: Weights | None,
+    sort: Sort,
+    name: str | None,
+    *,
+    base: Sum | None = None,
+    strip_prefix: str | None = None,
+) -> Reference:
+    """Return what stands for one checkpoint that is bound from outside."""
+    if is_in_memory(weights):
+        path, held = called(weights), weights
+    else:
+        path, held = None if weights is None else os.fspath(cast(AnyPath, weights)), None
+    return Reference(path, sort, name, base, strip_prefix=strip_prefix, held=held)
 
 
 def checked_name(name: str) -> str:
@@ -230,7 +248,8 @@ def default_name(path: Any) -> str:
     >>> default_name("models/gpt2-large.safetensors"), default_name("org/7b-chat@main")
     ('gpt2_large', '_7b_chat')
     """
-    last = os.path.basename(os.path.normpath(os.fspath(path))).partition("@")[0]
+    path = called(path).strip("<>") if is_in_memory(path) else os.fspath(path)
+    last = os.path.basename(os.path.normpath(path)).partition("@")[0]
     stem = last.removesuffix(".safetensors")
     name = "".join(char if char.isalnum() else "_" for char in stem) or "_"
     name = name if name[0].isalpha() or name[0] == "_" else f"_{name}"

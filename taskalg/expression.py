@@ -14,15 +14,18 @@ from taskalg.algebra.kinds import Kind
 from taskalg.algebra.proof import find_nonzero
 from taskalg.algebra.selectors import Item
 from taskalg.algebra.weighted_sum import Reference, Value, WeightedSum
+from taskalg.align import align, strip_prefix
 from taskalg.arithmetic import Arithmetic
 from taskalg.checkpoints.base import Checkpoint, Opening
+from taskalg.checkpoints.memory import open_memory
 from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.compiler import locate
 from taskalg.difference import where_not_zero
+from taskalg.donor import choose_donor, opened
 from taskalg.errors import KindError, TaskalgError
 from taskalg.fit import check_items
 from taskalg.language.nodes import Node
-from taskalg.resolve import Resolved, Resolver
+from taskalg.resolve import Operand, Resolved, Resolver
 from taskalg.result import check_result, check_something_left, kind, tensor_places
 from taskalg.scalars import is_number, to_fraction
 
@@ -51,13 +54,14 @@ class Expression(Arithmetic):
         self.opening = opening or Opening()  # what the user allows when files are opened
         self.opened = {} if opened is None else opened
         self._resolved: Resolved | None = None
+        self._aligned: Resolved | None = None
 
     @property
     def kind(self) -> Kind:
         """What the coefficients add up to: a model, a task vector, a partial sum, or a scalar."""
         if isinstance(self.value, Coefficient):
             return Kind.SCALAR
-        return kind(self.resolved)
+        return kind(self.aligned)
 
     @property
     def coefficients(self) -> dict[str, Fraction | Coefficient]:
@@ -86,6 +90,18 @@ class Expression(Arithmetic):
             self._resolved = Resolver(self.open, base).resolve(self.value)
         return self._resolved
 
+    @property
+    def aligned(self) -> Resolved:
+        """The canonical sum, its checkpoints' tensors under their donor's names.
+
+        As it is while a checkpoint is declared without a file.
+        """
+        if not _all_opened(self.resolved):
+            return self.resolved
+        if self._aligned is None:
+            self._aligned = align(self.resolved, choose_donor(self.resolved)).total
+        return self._aligned
+
     def __str__(self) -> str:
         if isinstance(self.value, Coefficient):
             return coefficient_text(self.value)
@@ -102,10 +118,10 @@ class Expression(Arithmetic):
             KindError: it is a scalar, nothing is left, or the kind is partial.
         """
         try:
-            found = kind(self.resolved)
-            check_result(self.resolved, found, allow_partial)
-            if all(operand.checkpoint is not None for operand, _ in self.resolved.terms):
-                check_items(self.resolved, self._items, tensor_places(self.resolved))
+            found = kind(self.aligned)
+            check_result(self.aligned, found, allow_partial)
+            if _all_opened(self.resolved):
+                check_items(self.aligned, self._items, tensor_places(self.aligned))
             check_something_left(self.resolved)
         except KindError as error:
             raise self._at(error) from None
@@ -125,12 +141,21 @@ class Expression(Arithmetic):
         """
         scalars = [isinstance(one.value, Coefficient) for one in (self, other)]
         if not any(scalars):
-            return where_not_zero((self - other).resolved)
+            return where_not_zero(self._less(other))
         if not all(scalars):
             return "one is a scalar, the other is not"
         rest = (self - other).value
         assert isinstance(rest, Coefficient)
         return None if find_nonzero([rest]) is None else f"the scalars are {self} and {other}"
+
+    def _less(self, other: "Expression") -> Resolved:
+        """Return the sum of the difference, its tensors under the names this one's donor has."""
+        rest = (self - other).resolved
+        if not _all_opened(rest):
+            return rest
+        donor, _ = self.resolved.terms[choose_donor(self.resolved)]
+        same = (i for i, (operand, _) in enumerate(rest.terms) if _are_one(operand, donor))
+        return align(rest, next(same)).total
 
     @classmethod
     def of_number(cls, number: Any) -> Self:
@@ -160,15 +185,32 @@ class Expression(Arithmetic):
     def open(self, reference: Reference) -> Checkpoint | None:
         """Open a checkpoint's header, once; None when it was declared without a file."""
         if reference not in self.opened:
-            path = None if reference.path is None else locate(reference)
-            self.opened[reference] = None if path is None else open_checkpoint(path, self.opening)
+            found = self._found(reference)
+            if found is not None and reference.strip_prefix is not None:
+                found = strip_prefix(found, reference.strip_prefix)
+            self.opened[reference] = found
         return self.opened[reference]
+
+    def _found(self, reference: Reference) -> Checkpoint | None:
+        if reference.held is not None:
+            return open_memory(reference.held)
+        if reference.path is None:
+            return None
+        return open_checkpoint(locate(reference), self.opening)
 
     def _at(self, error: TaskalgError) -> TaskalgError:
         """Point an error that has no place at the whole expression."""
         if error.span is None and self._expression is not None:
             error.span = self._expression.span
         return error
+
+
+def _all_opened(total: Resolved) -> bool:
+    return all(operand.checkpoint is not None for operand, _ in total.terms)
+
+
+def _are_one(a: Operand, b: Operand) -> bool:
+    return opened(a).identity == opened(b).identity
 
 
 _NOTHING_TO_WRITE = "there is no checkpoint in it, so there is nothing to write"

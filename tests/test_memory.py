@@ -1,0 +1,133 @@
+"""State dicts and modules in memory: they give the bytes that files give, and are not changed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import taskalg as ta
+from taskalg.checkpoints.memory import open_memory
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn)
+EXPRESSION = "base + 0.3*(ft - base)"
+
+
+def weights(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"w": (70, 33), "b": (33,), "s": (), "none": (0, 4)}
+    state = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return {name: value.to(dtype) for name, value in state.items()} | {"n": torch.arange(5)}
+
+
+def merged(folder: Path, base: Any, ft: Any, **options: Any) -> bytes:
+    recipe = ta.compile(EXPRESSION, base=base, models={"ft": ft})
+    recipe.save(folder / "out.safetensors", overwrite=True, **options)
+    return (folder / "out.safetensors").read_bytes()
+
+
+def on_disk(folder: Path, name: str, state: dict[str, torch.Tensor]) -> Path:
+    save_file({key: value.contiguous() for key, value in state.items()}, folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+def test_a_state_dict_gives_the_bytes_of_its_file(
+    tmp_path: Path, dtype: torch.dtype, engine: str
+) -> None:
+    base, ft = weights(1, dtype), weights(2, dtype)
+    files = [on_disk(tmp_path, f"{i}.safetensors", state) for i, state in enumerate((base, ft))]
+    wanted = merged(tmp_path, *files, engine=engine, donor="ft")
+    ordered = {name: ft[name] for name in open_names(files[1])}  # files are sorted by dtype
+    assert merged(tmp_path, base, ordered, engine=engine, donor="ft") == wanted
+    assert merged(tmp_path, files[0], ordered, engine=engine, donor="ft") == wanted
+
+
+def open_names(path: Path) -> list[str]:
+    return list(ta.checkpoint(path, name="x").resolved.terms[0][0].checkpoint.tensors)  # type: ignore[union-attr]
+
+
+def test_numpy_arrays_and_views_are_read_as_they_are(tmp_path: Path) -> None:
+    base, ft = weights(1), weights(2)
+    wanted = merged(tmp_path, base, ft)
+    as_arrays = {name: value.numpy() for name, value in base.items()}
+    assert merged(tmp_path, as_arrays, ft) == wanted
+    turned = {n: v.t().contiguous().t() if v.dim() == 2 else v for n, v in base.items()}
+    assert not turned["w"].is_contiguous()
+    assert merged(tmp_path, turned, ft) == wanted
+
+
+def test_tensors_are_not_copied_and_not_changed(tmp_path: Path) -> None:
+    base, ft = weights(1), weights(2)
+    before = {name: value.clone() for name, value in base.items()}
+    checkpoint = open_memory(base)
+    spec = checkpoint.tensors["w"]
+    assert checkpoint.arrays[spec.shard].ctypes.data == base["w"].data_ptr()
+    merged(tmp_path, base, ft)
+    assert all(torch.equal(base[name], before[name]) for name in base)
+
+
+@given(st.integers(1, 7), st.integers(0, 3))
+def test_an_odd_address_is_no_obstacle(rows: int, offset: int) -> None:
+    memory = np.arange(rows * 4 * 4 + offset, dtype=np.uint8)
+    odd = np.ndarray((rows, 4), np.float32, memory[offset:].data)
+    checkpoint = open_memory({"w": odd})
+    assert checkpoint.arrays[0].ctypes.data % 8 == 0
+    assert checkpoint.arrays[0].tobytes() == odd.tobytes()
+
+
+def test_a_module_is_its_state_dict(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base, ft = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
+    assert merged(tmp_path, base, ft) == merged(tmp_path, base.state_dict(), dict(ft.state_dict()))
+    recipe = ta.checkpoint(base, name="base")
+    assert recipe == ta.checkpoint(base, name="other")  # one module is one checkpoint
+    assert str(ta.task(ft, recipe, name="t") + recipe) == "base + t"
+
+
+def test_two_state_dicts_are_two_checkpoints() -> None:
+    state = weights(1)
+    copy = {name: value.clone() for name, value in state.items()}
+    assert ta.checkpoint(state, name="a") != ta.checkpoint(copy, name="b")
+
+
+def test_what_reads_and_writes_is_reported(tmp_path: Path) -> None:
+    recipe = ta.compile(EXPRESSION, base=weights(1), models={"ft": weights(2)})
+    plan = recipe.plan()
+    report = recipe.save(tmp_path / "out.safetensors")
+    assert report.bytes_read == plan.bytes_read > 0
+    assert "<dict>" in str(recipe.explain())
+
+
+class Odd(dict[Any, Any]):
+    """A mapping that is no dict of tensors."""
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "no tensor": ({"w": [1.0, 2.0]}, "'w' of <dict> is no tensor but of type list"),
+    "a number": ({"epoch": 3}, "'epoch' of <dict> is no tensor but of type int"),
+    "complex": ({"w": torch.zeros(2, dtype=torch.complex64)}, "a tensor of dtype torch.complex64"),
+    "sparse": ({"w": torch.eye(2).to_sparse()}, "layout sparse_coo"),
+    "elsewhere": ({"w": torch.zeros(2, device="meta")}, "is on the device meta"),
+    "key": ({3: torch.zeros(2)}, "has the name 3, which is no string"),
+    "quantized": ({"a.qweight": torch.zeros(2)}, "holds quantized tensors"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_read_in_place_is_told(case: str) -> None:
+    state, words = BAD[case]
+    with pytest.raises(ta.CheckpointError) as caught:
+        ta.checkpoint(state, name="x")
+    assert words in str(caught.value)
+    assert caught.value.exit_code == 4
+
+
+def test_the_name_of_something_in_memory() -> None:
+    assert ta.checkpoint(torch.nn.Linear(2, 2)).resolved.terms[0][0].name == "Linear"
+    assert ta.checkpoint(Odd(weights(1))).resolved.terms[0][0].path == "<Odd>"
