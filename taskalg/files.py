@@ -3,24 +3,22 @@
 Reading blames the input (`CheckpointError`, exit 4), writing the output (`OutputError`, exit 5).
 Short reads and writes are continued. A failed fsync is never tried again: the kernel has marked
 the lost pages clean, so a second one would lie (Rebello et al. 2020, "Can Applications Recover
-from fsync Failures?"). The calls themselves, and ways around those a platform lacks: system.py.
+from fsync Failures?"). The calls themselves, and ways around those a platform lacks: system.py;
+how a failure is told: blame.py.
 """
 
-import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from taskalg import system
-from taskalg.errors import CheckpointError, OutputError, TaskalgError, quoted
+from taskalg.blame import called, names, reading, writing
+from taskalg.errors import CheckpointError, OutputError, quoted
 from taskalg.system import AnyPath, Buffer
 
 COPY_BLOCK = 8 << 20  # bytes held while a copy goes through memory
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_MAKE_ROOM = "free some space, or choose an output on another disk"
-_paths: dict[int, str] = {}  # what messages call an open descriptor
 
 
 @dataclass(frozen=True)
@@ -71,20 +69,27 @@ def is_link(path: AnyPath) -> bool:
 
 def list_folder(path: AnyPath) -> list[str]:
     """Return the sorted names in a folder."""
-    with _reading(path):
+    with reading(path):
         return sorted(system.primitives.listdir(path))
 
 
 def is_writable(folder: AnyPath) -> bool:
     """Tell whether this user may create files in a folder."""
-    with _writing("look at", folder):
+    with writing("look at", folder):
         return system.primitives.access(folder, os.W_OK | os.X_OK)
 
 
 def free_space(folder: AnyPath) -> int:
     """Return the bytes this user may still write below `folder`."""
-    with _writing("look for space in", folder):
+    with writing("look for space in", folder):
         return system.primitives.free(folder)
+
+
+def bytes_on_disk(path: AnyPath) -> int:
+    """Return the bytes a file takes up, which are fewer than its size where it has holes."""
+    with writing("look at", path):
+        found = system.primitives.stat(path)
+    return getattr(found, "st_blocks", -(-found.st_size // 512)) * 512
 
 
 def open_input(path: AnyPath) -> int:
@@ -94,9 +99,9 @@ def open_input(path: AnyPath) -> int:
         CheckpointError: it is missing, unreadable, or a folder, pipe, device or socket.
     """
     _refuse_special(path, _look(path).st_mode)
-    with _reading(path):
+    with reading(path):
         fd = system.open_to_read(path)
-    _paths[fd] = os.fspath(path)
+    names[fd] = os.fspath(path)
     try:
         _refuse_special(path, _look(fd).st_mode)
     except CheckpointError:
@@ -107,7 +112,7 @@ def open_input(path: AnyPath) -> int:
 
 def close(fd: int) -> None:
     """Close a descriptor that `open_input` or `create_output` returned."""
-    with _writing("close", _paths.pop(fd, f"descriptor {fd}")):
+    with writing("close", names.pop(fd, f"descriptor {fd}")):
         system.primitives.close(fd)
 
 
@@ -119,11 +124,11 @@ def read_into(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
     """
     views = [view for view in map(system.flat, buffers) if view.nbytes]
     while views:
-        with _reading(fd):
+        with reading(fd):
             count = system.read_some(fd, views, offset)
         if count == 0:
             raise CheckpointError(
-                f"{quoted(_name(fd))} ends too early, at byte {offset:,}",
+                f"{quoted(called(fd))} ends too early, at byte {offset:,}",
                 note="the file is shorter than its header says, or was cut while it was read",
                 help="download or copy it again",
             )
@@ -133,7 +138,7 @@ def read_into(fd: int, buffers: Sequence[Buffer], offset: int) -> None:
 
 def read_ranges(fd: int, ranges: Sequence[tuple[int, memoryview]]) -> None:
     """Fill each buffer from its own offset on, as `read_into` does, at the cost of the calls."""
-    with _reading(fd):
+    with reading(fd):
         counts = [system.read_some(fd, [view], offset) for offset, view in ranges]
     for (offset, view), count in zip(ranges, counts, strict=True):
         if count < view.nbytes:
@@ -176,9 +181,9 @@ def create_output(path: AnyPath, size: int) -> int:
     Raises:
         OutputError: it cannot be created, or there is no space for it. Nothing is left behind.
     """
-    with _writing("create", path):
+    with writing("create", path):
         fd = system.create(path)
-        _paths[fd] = os.fspath(path)
+        names[fd] = os.fspath(path)
         try:
             system.reserve(fd, size)
         except BaseException:
@@ -191,16 +196,38 @@ def create_output(path: AnyPath, size: int) -> int:
 
 def open_output(path: AnyPath) -> int:
     """Open a file that `create_output` made and that was closed, to go on writing to it."""
-    with _writing("open", path):
+    with writing("open", path):
         fd = system.open_to_write(path)
-    _paths[fd] = os.fspath(path)
+    names[fd] = os.fspath(path)
     return fd
+
+
+def continue_output(path: AnyPath, keep: int, size: int) -> None:
+    """Cut a file that an earlier run made to its first `keep` bytes, and make it `size` long again.
+
+    What comes after those bytes is zero then, as in a new file.
+    """
+    fd = open_output(path)
+    try:
+        with writing("reserve", path):
+            system.primitives.truncate(fd, keep)
+            system.reserve(fd, size)
+    finally:
+        close(fd)
+
+
+def open_lock(path: AnyPath) -> tuple[int, bool]:
+    """Open a lock file, made if need be, and tell whether this process holds the lock now."""
+    with writing("lock", path):
+        fd, is_ours = system.open_lock(path)
+    names[fd] = os.fspath(path)
+    return fd, is_ours
 
 
 def write_at(fd: int, buffer: Buffer, offset: int) -> None:
     """Write the whole buffer at `offset`."""
     view = system.flat(buffer)
-    with _writing("write", fd):
+    with writing("write", fd):
         while view.nbytes:
             count = system.write_some(fd, view, offset)
             offset += count
@@ -219,43 +246,43 @@ def write_small(path: AnyPath, content: bytes) -> None:
 
 def sync(fd: int) -> None:
     """Put a file's bytes on stable storage."""
-    with _writing("sync", fd):
+    with writing("sync", fd):
         system.primitives.fsync(fd)
 
 
 def sync_folder(path: AnyPath) -> None:
     """Put a folder's names on stable storage, where the system can do that to a folder."""
-    with _writing("sync", path):
+    with writing("sync", path):
         system.fsync_folder(path)
 
 
 def rename(source: AnyPath, target: AnyPath) -> None:
     """Give a file its final name; a file that has the name already is replaced."""
-    with _writing("rename to", target):
+    with writing("rename to", target):
         system.primitives.replace(source, target)
 
 
 def remove(path: AnyPath) -> None:
     """Remove a file; that it is not there is no error."""
-    with _writing("remove", path), suppress(FileNotFoundError):
+    with writing("remove", path), suppress(FileNotFoundError):
         system.primitives.unlink(path)
 
 
 def make_folder(path: AnyPath) -> None:
     """Make a folder that must not exist yet."""
-    with _writing("make the folder", path):
+    with writing("make the folder", path):
         system.primitives.mkdir(path)
 
 
 def remove_folder(path: AnyPath) -> None:
     """Remove an empty folder."""
-    with _writing("remove", path):
+    with writing("remove", path):
         system.primitives.rmdir(path)
 
 
 def _look(path: AnyPath | int) -> os.stat_result:
     look = system.primitives
-    with _reading(path):
+    with reading(path):
         return look.fstat(path) if isinstance(path, int) else look.stat(path)
 
 
@@ -271,27 +298,3 @@ def _refuse_special(path: AnyPath, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = system.kind(mode)
         raise CheckpointError(f"{quoted(os.fspath(path))} is a {kind}, not a file")
-
-
-def _name(path: AnyPath | int) -> str:
-    return _paths.get(path, f"descriptor {path}") if isinstance(path, int) else os.fspath(path)
-
-
-def _reading(path: AnyPath | int) -> AbstractContextManager[None]:
-    return _blaming(CheckpointError, "read", path)
-
-
-def _writing(action: str, path: AnyPath | int) -> AbstractContextManager[None]:
-    return _blaming(OutputError, action, path)
-
-
-@contextmanager
-def _blaming(kind: type[TaskalgError], action: str, path: AnyPath | int) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
-        words = getattr(error, "strerror", None) or str(error)
-        raise kind(
-            f"cannot {action} {quoted(_name(path))}: {words[:1].lower()}{words[1:]}",
-            help=_MAKE_ROOM if getattr(error, "errno", None) in _FULL else None,
-        ) from error

@@ -14,6 +14,7 @@ import io
 import os
 import shutil
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ RESERVE_BLOCK = 64 << 20  # bytes reserved in one call, and timed
 AHEAD_BLOCK = 16 << 20  # bytes; 4 ms on tmpfs, so that stopping takes no longer
 RESERVE_SECONDS = 0.004  # a call slower than this allocates pages, not metadata: see `reserve`
 NOT_POSSIBLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)  # by another process
+REMOVES_OPEN_FILES = sys.platform != "win32"
 
 _INPUT = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 _OUTPUT = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -45,6 +48,19 @@ _OUTPUT = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 def _readinto(fd: int, buffer: memoryview) -> int:
     return io.FileIO(fd, closefd=False).readinto(buffer) or 0
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(fd: int) -> None:
+        os.lseek(fd, 1 << 30, os.SEEK_SET)  # beyond the content, which others may read
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _free(path: AnyPath) -> int:
@@ -74,6 +90,7 @@ class Primitives:
     fsync_folder: OnFile | None = None
     truncate: Callable[[int, int], None] = os.ftruncate
     fsync: OnFile = os.fsync
+    lock: OnFile = _lock
     replace: Callable[[AnyPath, AnyPath], None] = os.replace
     unlink: OnPath = os.unlink
     mkdir: OnPath = os.mkdir
@@ -102,8 +119,33 @@ def create(path: AnyPath) -> int:
 
 
 def open_to_write(path: AnyPath) -> int:
-    """Open a file that `create` made, to go on writing to it."""
-    return primitives.open(path, _OUTPUT & ~(os.O_CREAT | os.O_EXCL))
+    """Open a file that `create` made, to go on writing to it; a link that took its place fails."""
+    no_link = getattr(os, "O_NOFOLLOW", 0)
+    return primitives.open(path, _OUTPUT & ~(os.O_CREAT | os.O_EXCL) | no_link)
+
+
+def open_lock(path: AnyPath) -> tuple[int, bool]:
+    """Open a lock file, creating it if need be, and tell whether this process holds it now.
+
+    The kernel keeps the lock until the descriptor is closed, by this process or by its end. On a
+    file system without locks, who creates the file holds it.
+    """
+    try:
+        fd, made = create(path), True
+    except FileExistsError:
+        fd, made = open_to_write(path), False
+    try:
+        primitives.lock(fd)
+    except OSError as error:
+        if error.errno in HELD:
+            return fd, False
+        if error.errno not in (*NOT_POSSIBLE, errno.ENOLCK):
+            primitives.close(fd)
+            if made:
+                primitives.unlink(path)
+            raise
+        return fd, made
+    return fd, True
 
 
 def read_some(fd: int, views: list[memoryview], offset: int) -> int:

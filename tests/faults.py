@@ -2,8 +2,10 @@
 
 import dataclasses
 import errno
+import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -29,13 +31,16 @@ class Faults:
         sticky: bool = False,
         error: BaseException | None = None,
         only: tuple[str, ...] = (),
+        short: bool = False,
     ) -> None:
         self.at = at  # the first call counts 1; 0 never fails
         self.sticky = sticky
         self.error = error or OSError(errno.EIO, "Input/output error")
         self.only = only  # names of calls that count; all if empty
+        self.short = short  # reads and writes move one byte where they would fail
         self.calls: list[str] = []
         self.failed = False
+        self._open: set[int] = set()
         self._lock = threading.Lock()
 
     def primitives(self, real: Primitives) -> Primitives:
@@ -53,10 +58,47 @@ class Faults:
                 number = len(self.calls)
             if self.at and (number == self.at or (self.sticky and number > self.at)):
                 self.failed = True
-                raise self.error
-            return call(*arguments)
+                return self._fail(name, call, arguments)
+            result = call(*arguments)
+            self._note(name, arguments, result)
+            return result
 
         return counted
+
+    def _fail(self, name: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        if name == "close":  # as on Linux, where a descriptor is gone also when close fails
+            call(*arguments)
+            self._note(name, arguments, None)
+        if self.short and name in ("pwrite", "write", "preadv", "copy_file_range"):
+            return self._some(name, call, arguments)
+        raise self.error
+
+    def _some(self, name: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Move fewer bytes than asked for: one."""
+        if name == "copy_file_range":
+            source, target, _, *rest = arguments
+            return call(source, target, 1, *rest)
+        fd, data, *rest = arguments
+        part = [data[0][:1]] if name == "preadv" else data[:1]
+        return call(fd, part, *rest)
+
+    def _note(self, name: str, arguments: tuple[Any, ...], result: Any) -> None:
+        with self._lock:
+            if name == "open":
+                self._open.add(result)
+            if name == "close":
+                self._open.discard(arguments[0])
+
+    def end(self) -> None:
+        """Close what is still open, as the system does at the end of a process."""
+        for fd in self._open:
+            with suppress(OSError):
+                os.close(fd)
+        self._open.clear()
+
+
+class Killed(BaseException):
+    """No call goes through from here on, as after kill -9."""
 
 
 def inject(monkeypatch: pytest.MonkeyPatch, faults: Faults) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 
 import taskalg
-from taskalg import CheckpointError, MismatchError, OverflowingError, Recipe, files, system
+from taskalg import CheckpointError, MismatchError, OverflowingError, Recipe, blame, files, system
 from taskalg.checkpoints.base import open_shard
 from taskalg.engines.base import Bytes, Evaluate, Tally, WeightedSumSpec
 from taskalg.engines.registry import get_engine
@@ -264,11 +264,11 @@ def test_whatever_stops_a_thread_is_raised_and_nothing_is_left(
 ) -> None:
     both = {"w": floats("F32", *range(1000))}
     plan = recipe(tmp_path, "(base + ft)/2", base=both, ft=both).plan()
-    running, descriptors = threading.active_count(), len(files._paths)
+    running, descriptors = threading.active_count(), len(blame.names)
     with pytest.raises(type(error)):
         execute(plan, Broken(error), tmp_path / "out", Settings(threads=3))
     assert left_in(tmp_path) == []
-    assert (threading.active_count(), len(files._paths)) == (running, descriptors)
+    assert (threading.active_count(), len(blame.names)) == (running, descriptors)
 
 
 def test_an_input_that_changed_since_its_header_was_read_is_refused(tmp_path: Path) -> None:

@@ -17,17 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskalg import files, system
-from taskalg.checkpoints.base import Checkpoint
+from taskalg.checkpoints.base import Checkpoint, Part
 from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.dtypes import BF16, BY_CODE, F16, F32
 from taskalg.errors import CheckpointError, OutputError, TaskalgError, UsageError
 from taskalg.handles import Handles
 from taskalg.output import layout
-from taskalg.output.layout import OutputTensor, ShardLayout, index_bytes, lay_out
+from taskalg.output.layout import OutputTensor, ShardLayout, indexes, lay_out
 from taskalg.output.moves import MOVES_NAME
 from taskalg.output.publish import stage
 from taskalg.output.sidefiles import SideFile, side_files
-from tests.faults import FIELDS, Faults, inject
+from tests.faults import FIELDS, Faults, Killed, inject
 
 INDEX = "model.safetensors.index.json"
 SHARDS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
@@ -61,11 +61,9 @@ def attempt(monkeypatch: pytest.MonkeyPatch, faults: Faults, out: Path, **option
             return False
         except Killed:
             return False
+        finally:
+            faults.end()
     return True
-
-
-class Killed(BaseException):
-    """No call goes through from here on, as after kill -9."""
 
 
 def expected_tree(tmp_path: Path, way: str) -> dict[str, bytes]:
@@ -182,16 +180,19 @@ def test_shards_are_named_and_indexed() -> None:
     layouts = lay_out(TENSORS, shard_size=12)
     assert [shard.name for shard in layouts] == SHARDS
     assert [[t.name for t in shard.tensors] for shard in layouts] == [["a", "b"], ["c", "d"]]
-    index = json.loads(index_bytes(layouts))
+    ((name, content),) = indexes(layouts).items()
+    index = json.loads(content)
+    assert name == INDEX
     assert index["metadata"] == {"total_size": sum(t.nbytes for t in TENSORS)}
     assert list(index["weight_map"]) == ["a", "b", "c", "d"]
-    assert index_bytes(layouts).startswith(b'{\n  "metadata": {\n    "total_size": 23\n')
-    assert index_bytes(layouts).endswith(b"}\n")
+    assert content.startswith(b'{\n  "metadata": {\n    "total_size": 23\n')
+    assert content.endswith(b"}\n")
+    assert indexes(lay_out(TENSORS)) == {}
 
 
 def test_a_task_vector_is_marked_and_nothing_else_is_said() -> None:
     for marked, expected in ((False, {}), (True, {"taskalg": "task-vector"})):
-        (shard,) = lay_out(TENSORS, task_vector=marked, single_name="other.safetensors")
+        (shard,) = lay_out(TENSORS, task_vector=marked, parts=[Part("", "other")])
         assert json.loads(shard.header[8:])["__metadata__"] == {"format": "pt"} | expected
         assert shard.name == "other.safetensors"
 
@@ -401,11 +402,23 @@ def test_a_destination_of_the_wrong_kind(tmp_path: Path) -> None:
         refused(tmp_path / "file", "is a file, and a folder is to be", overwrite=overwrite)
         refused(tmp_path / "dir.safetensors", "is a folder, and a file", overwrite=overwrite)
         refused(tmp_path / "broken", "is a link that leads nowhere", overwrite=overwrite)
-    assert "mkdir -p" in refused(tmp_path / "no" / "out", "there is no folder")
-    assert "mkdir -p" in refused(tmp_path / "no" / "out.safetensors", "there is no folder")
+    refused(tmp_path / "file" / "out", "is a file, not a folder")
+    refused(tmp_path / "file" / "no" / "out.safetensors", "is a file, not a folder")
     said = refused(tmp_path / "x.safetensors", "2 shards do not fit", shard_size=12)
     assert "--shard-size" in said
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("out", ["a/b/out", "a/b/out.safetensors"])
+def test_folders_above_an_output_are_made_and_removed_when_it_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, out: str
+) -> None:
+    for only in ("pwrite", "open", "replace", "lock"):
+        assert not attempt(monkeypatch, Faults(1, sticky=True, only=(only,)), tmp_path / out)
+        assert list(tmp_path.iterdir()) == [], only
+    write(tmp_path / out)
+    assert load(tmp_path / out) == CONTENT
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["b"]
 
 
 def test_a_folder_without_permission(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -421,10 +434,10 @@ def test_too_little_space_is_told_beforehand(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls = {name: getattr(system.primitives, name) for name in FIELDS}
-    full = system.Primitives(**calls | {"free": lambda path: 1_000_100})
+    full = system.Primitives(**calls | {"free": lambda path: 990_000})
     monkeypatch.setattr(system, "primitives", full)
     for out in ("out", "out.safetensors"):
-        assert "it needs 1.00 MB, 1.00 MB are free" in refused(tmp_path / out, "not enough space")
+        assert "it needs 1.00 MB, 990.0 kB are free" in refused(tmp_path / out, "not enough space")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -571,13 +584,13 @@ def test_files_are_synced_before_they_get_their_names(
     monkeypatch.setattr(system, "primitives", system.Primitives(**calls))
     write(tmp_path / "out", **WAYS["sharded"])
     first_rename = next(i for i, event in enumerate(events) if event[0] == "rename")
-    for name in [*SHARDS, INDEX, "side-0", "side-1", ".taskalg-partial"]:
+    for name in ["shard-0", "shard-1", "file-0", "file-1", "file-2", ".taskalg-partial"]:
         assert ("sync", name) in events[:first_rename], name
     last_rename = max(i for i, event in enumerate(events) if event[0] == "rename")
     assert events[last_rename] == ("rename", INDEX)
     assert ("sync", "out") in events[first_rename:last_rename]
     assert ("sync", "additional_chat_templates") in events[first_rename:last_rename]
-    assert [name for _, name in events[last_rename + 1 :]] == ["out", tmp_path.name]
+    assert {name for _, name in events[last_rename + 1 :]} == {"out", tmp_path.name}
 
 
 # Full disks

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taskalg import files
-from taskalg.checkpoints.base import Checkpoint
-from taskalg.errors import OutputError, UsageError, listed, quoted
-from taskalg.output.layout import INDEX_NAME, SINGLE_NAME, ShardLayout
-from taskalg.output.sidefiles import CONFIG_NAME, SideFile, is_weights
+from taskalg.checkpoints.base import Checkpoint, Part
+from taskalg.checkpoints.pipeline import LISTS
+from taskalg.checkpoints.stems import is_weights
+from taskalg.errors import OutputError, UsageError, listed, printable, quoted
+from taskalg.output.layout import ShardLayout
+from taskalg.output.lock import LOCK_NAME
+from taskalg.output.sidefiles import CONFIG_NAME, SideFile
 from taskalg.system import AnyPath
 from taskalg.units import bytes_text
 
 HIDDEN = ".taskalg-"  # what temporaries' names begin with
-_OURS = re.compile(rf"model(-\d{{5}}-of-\d{{5}})?\.safetensors|{re.escape(INDEX_NAME)}")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ def check_destination(
         OutputError: the folder cannot be written, or something is in the way.
         UsageError: several shards, and one file to put them in.
     """
+    if place.is_file and len({layout.part for layout in layouts}) > 1:
+        folders = dict.fromkeys(layout.part.folder or "the model" for layout in layouts)
+        raise UsageError(
+            f"{quoted(str(place.out))} is one file, and the model has several parts",
+            note=f"they are {listed([printable(folder) for folder in folders])}",
+            help="give a folder, each part gets its own in it",
+        )
     if place.is_file and len(layouts) != 1:
         raise UsageError(
             f"{quoted(str(place.out))} is one file, and {len(layouts)} shards do not fit into it",
@@ -75,26 +84,55 @@ def check_destination(
         if names and not overwrite:
             shown = listed([quoted(name) for name in names])
             raise _in_the_way(place, "is not empty", f"it holds {shown}")
-        _check_mixture(place, names, side_files)
+        _check_mixture(place, names, layouts, side_files)
 
 
-def previous_weights(place: Destination) -> tuple[list[Path], list[Path]]:
+def previous_weights(
+    place: Destination, layouts: Sequence[ShardLayout]
+) -> tuple[list[Path], list[Path]]:
     """Return what an earlier output left: what a loader looks for first, and other shards."""
     if place.is_file:
         return [], []
-    names = [name for name in files.list_folder(place.root) if _OURS.fullmatch(name)]
-    entries = [name for name in names if name in (INDEX_NAME, SINGLE_NAME)]
-    shards = [name for name in names if name not in entries]
-    return [place.root / name for name in entries], [place.root / name for name in shards]
+    parts = dict.fromkeys(layout.part for layout in layouts)
+    entries = [name for part in parts for name in (part.single, part.index)]
+    found = [name for part in parts for name in _weights_in(place, part.folder)]
+    ours = [name for name in found if any(_belongs(name, part) for part in parts)]
+    lists = [place.root / name for name in LISTS if files.exists(place.root / name)]
+    shards = [place.root / name for name in ours if name not in entries]
+    return lists + [place.root / name for name in ours if name in entries], shards
+
+
+def _weights_in(place: Destination, folder: str) -> list[str]:
+    """Return the files of weights in a sub-folder, as paths inside the output."""
+    path = place.root / folder
+    names = files.list_folder(path) if files.is_folder(path) else []
+    return [f"{folder}/{name}".lstrip("/") for name in names if is_weights(name)]
+
+
+def _belongs(name: str, part: Part) -> bool:
+    """Tell whether a file could be one of a part's, by its path inside the output."""
+    stem = re.escape(part.prefix + part.stem)
+    shard = rf"{stem}-\d{{5}}-of-\d{{5}}\.safetensors"
+    return name in (part.single, part.index) or re.fullmatch(shard, name) is not None
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Return the folders that have to be made so that this one is there, the outermost first."""
+    ways = (folder, *folder.parents)
+    return [path for path in reversed(ways) if not files.exists(path)]
 
 
 def check_space(place: Destination, needed: int) -> None:
-    """Refuse when fewer than `needed` bytes are free.
+    """Refuse when fewer than `needed` bytes are free. What an interrupted run left counts as free.
 
     Raises:
         OutputError: too few.
     """
-    free = files.free_space(place.root if files.exists(place.root) else place.root.parent)
+    free = files.free_space(_nearest(place.root))
+    if files.is_folder(place.hidden):
+        names = files.list_folder(place.hidden)
+        left = (place.hidden / name for name in names if name != LOCK_NAME)
+        free += sum(files.bytes_on_disk(path) for path in left if files.is_file(path))
     if free < needed:
         raise OutputError(
             f"not enough space for {quoted(str(place.out))}",
@@ -148,12 +186,11 @@ def _folders_above(folder: Path) -> Iterator[Path]:
 
 
 def check_kind(place: Destination) -> None:
-    """Refuse a file where a folder is to be written, the reverse, and a place that is not there.
+    """Refuse a file where a folder is to be written, the reverse, and links that are in the way.
 
     Raises:
         OutputError: that is the case, or the folder cannot be written to.
     """
-    parent = place.root if place.is_file else place.root.parent
     name = quoted(str(place.out))
     if files.is_link(place.out) and not files.exists(place.out):
         raise OutputError(f"the output {name} is a link that leads nowhere")
@@ -165,23 +202,36 @@ def check_kind(place: Destination) -> None:
             note=f"its name {suffix} .safetensors, which decides that",
             help="choose another output",
         )
-    if not files.is_folder(parent):
+    if files.is_link(place.hidden):
         raise OutputError(
-            f"there is no folder {quoted(str(parent))} for the output {name}",
-            help=f"run: mkdir -p {quoted(str(parent))}",
+            f"{quoted(str(place.hidden))} is a link, where taskalg keeps its temporary files",
+            help="remove the link",
         )
-    folder = place.root if files.exists(place.root) else parent
+    folder = _nearest(place.root)
+    if not files.is_folder(folder):
+        raise OutputError(f"{quoted(str(folder))} is a file, not a folder for the output {name}")
     if not files.is_writable(folder):
         raise OutputError(f"the folder {quoted(str(folder))} cannot be written to")
 
 
+def _nearest(folder: Path) -> Path:
+    """Return a folder, or the first one above it that is there."""
+    return next((path for path in (folder, *folder.parents) if files.exists(path)), folder)
+
+
 def _check_mixture(
-    place: Destination, names: Sequence[str], side_files: Sequence[SideFile]
+    place: Destination,
+    names: Sequence[str],
+    layouts: Sequence[ShardLayout],
+    side_files: Sequence[SideFile],
 ) -> None:
     """Refuse to leave files in place with which a loader would mix the new weights up."""
-    foreign = [name for name in names if is_weights(name) and not _OURS.fullmatch(name)]
-    if CONFIG_NAME in names and all(side_file.name != CONFIG_NAME for side_file in side_files):
-        foreign.append(CONFIG_NAME)
+    parts = dict.fromkeys(layout.part for layout in layouts)
+    folders = dict.fromkeys(["", *(part.folder for part in parts)])
+    found = [name for folder in folders for name in _weights_in(place, folder)]
+    foreign = [name for name in found if not any(_belongs(name, part) for part in parts)]
+    replaced = {side_file.name for side_file in side_files}
+    foreign += [name for name in (CONFIG_NAME, *LISTS) if name in {*names} - replaced]
     if foreign:
         shown = listed([quoted(name) for name in foreign])
         raise OutputError(

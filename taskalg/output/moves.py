@@ -1,17 +1,24 @@
-"""The list of renames in an output's hidden folder: what a run that was killed had done so far.
+"""The renames that publish an output, in order, and the list of them in its hidden folder.
 
 A move is done when its source is gone from the hidden folder. The last move completes the output;
 until then the targets of the others are no model, and the next run removes them. The list is
 removed before the sources are, so that no source can be missing for another reason.
+
+What a loader looks for first comes last: shards and side files, then the index or the single file
+of each part, those of sub-folders before the output's own, then the list of a pipeline's parts.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from taskalg import files
-from taskalg.errors import CheckpointError, OutputError, quoted
+from taskalg.checkpoints.pipeline import LISTS
+from taskalg.errors import CheckpointError, OutputError
+from taskalg.output.lock import LOCK_NAME
 
 MOVES_NAME = "moves.json"
 LARGEST_LIST = 10_000_000  # bytes; a thousand shards take a tenth of a megabyte
@@ -23,6 +30,27 @@ class Move:
 
     source: str  # its name in the hidden folder
     target: str  # its path in the output, parts joined by "/"
+
+
+def temporary(shard: int) -> str:
+    """Return what a shard is called in the hidden folder, whatever folder it will be in."""
+    return f"shard-{shard}"
+
+
+def in_stages(moves: Iterable[Move], entries: Container[str]) -> list[list[Move]]:
+    """Return moves in the order of publishing, in groups; the disk has each before the next.
+
+    Args:
+        moves: all of them.
+        entries: targets that a loader of one part looks for first.
+    """
+
+    def stage(move: Move) -> int:
+        if move.target in LISTS:
+            return 3
+        return 0 if move.target not in entries else 1 if "/" in move.target else 2
+
+    return [list(group) for _, group in groupby(sorted(moves, key=stage), stage)]
 
 
 def write_moves(hidden: Path, moves: Sequence[Move]) -> None:
@@ -67,21 +95,26 @@ def names_left(hidden: Path) -> frozenset[str]:
     return frozenset(names)
 
 
-def remove_hidden(hidden: Path) -> None:
-    """Remove the hidden folder and the files in it, the list of moves first.
+def remove_hidden(hidden: Path, keep: Container[str] = (LOCK_NAME,)) -> None:
+    """Remove the files in a hidden folder, the list of moves first.
 
     Raises:
-        OutputError: something cannot be removed, or the folder is a link to another one.
+        OutputError: something cannot be removed.
     """
-    if files.is_link(hidden):
-        raise OutputError(
-            f"{quoted(str(hidden))} is a link, where taskalg keeps its temporary files",
-            help="remove the link",
-        )
     files.remove(hidden / MOVES_NAME)
     for name in files.list_folder(hidden):
-        files.remove(hidden / name)
-    files.remove_folder(hidden)
+        if name not in keep:
+            files.remove(hidden / name)
+
+
+def take_back(hidden: Path, moves: Sequence[Move]) -> None:
+    """Remove what was published by moves of which the last is not done, and folders left empty."""
+    root = hidden.parent
+    for target in done_targets(hidden, moves):
+        files.remove(root / target)
+    for folder in {(root / move.target).parent for move in moves} - {root}:
+        with suppress(OutputError):
+            files.remove_folder(folder)
 
 
 def _parse(content: bytes) -> list[Move]:

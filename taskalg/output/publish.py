@@ -1,26 +1,24 @@
-"""Puts an output in place all at once, or not at all.
+"""Puts an output in place all at once, or not at all, and takes up what a killed run left.
 
 Everything is written and synced inside a hidden folder of the output first. Then names are given:
-shards and side files, a sync of the folder, and last the one file a loader looks for, the index or
+shards and side files, a sync of the folders, and last what a loader looks for first, the index or
 the single file. An interruption before that leaves nothing a loader would find; what it leaves is
-removed here or, after `kill -9`, by the next run, which knows from the list of moves in the hidden
-folder which names are not yet a model. (Method: ALICE, Pillai et al., OSDI 2014: sync the file
-before its rename, the folder after it.)
+removed here or, after `kill -9`, taken up by the next run: the journal in the hidden folder says
+how far each shard had come, and the list of moves which names are not yet a model. (Method: ALICE,
+Pillai et al., OSDI 2014: sync the file before its rename, the folder after it.)
 
 Names that replace an earlier output are given only after its index or single file is gone from the
 disk, so that no crash can leave an old index over new shards.
 """
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from taskalg import files, system
+from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, check_unchanged
-from taskalg.errors import TaskalgError
-from taskalg.handles import OUTPUTS, Handles
+from taskalg.errors import OutputError, TaskalgError, quoted
 from taskalg.output.destination import (
     Destination,
     check_destination,
@@ -28,21 +26,26 @@ from taskalg.output.destination import (
     check_overlap,
     check_space,
     destination,
+    missing_folders,
     previous_weights,
 )
-from taskalg.output.layout import INDEX_NAME, ShardLayout, index_bytes
+from taskalg.output.digests import sha256_of
+from taskalg.output.journal import digest
+from taskalg.output.layout import ShardLayout, indexes
 from taskalg.output.moves import (
     Move,
-    done_targets,
+    in_stages,
     names_left,
-    read_moves,
-    remove_hidden,
+    take_back,
+    temporary,
     write_moves,
 )
 from taskalg.output.sidefiles import SideFile
+from taskalg.output.staging import Staging
 from taskalg.system import AnyPath
 
 SPARE = 1_000_000  # bytes kept free beside the files, for the folders and the file system itself
+_ATTEMPTS = 10  # to get a lock that another run gives back at the same moment
 
 
 def stage(
@@ -52,6 +55,7 @@ def stage(
     inputs: Sequence[Checkpoint] = (),
     overwrite: bool = False,
     side_files: Sequence[SideFile] = (),
+    key: str = "",
 ) -> "Publication":
     """Check an output's destination; the `with` statement then creates its temporary files.
 
@@ -62,6 +66,8 @@ def stage(
             before anything gets its final name.
         overwrite: whether an earlier output may be replaced.
         side_files: what is published beside the weights; not for a single file.
+        key: a digest of all that decides the bytes besides the layouts and the inputs' files. A
+            run with the same one goes on where a killed one stopped; without one, none does.
 
     Raises:
         OutputError: the output overlaps an input, cannot be written, or is in the way.
@@ -70,9 +76,9 @@ def stage(
     place = destination(out)
     check_kind(place)
     check_overlap(place, inputs)
-    leftovers = names_left(place.hidden)
-    check_destination(place, layouts, side_files, leftovers=leftovers, overwrite=overwrite)
-    return Publication(place, layouts, inputs, side_files)
+    made = Publication(place, layouts, inputs, side_files, overwrite, key)
+    made.check()
+    return made
 
 
 class Publication:
@@ -90,28 +96,26 @@ class Publication:
         layouts: Sequence[ShardLayout],
         inputs: Sequence[Checkpoint],
         side_files: Sequence[SideFile],
+        overwrite: bool,
+        key: str,
     ) -> None:
-        self.files: Handles[int] = Handles(self._open, _sync_and_close, OUTPUTS)
+        self._staging = Staging(place.hidden, layouts, digest(key, layouts, inputs))
+        self.files = self._staging.files
         self.published = False
         self._place = place
         self._layouts = tuple(layouts)
         self._inputs = tuple(inputs)
         self._side_files = () if place.is_file else tuple(side_files)
+        self._overwrite = overwrite
         self._made: list[Path] = []  # folders that were not there
         self._moves: list[Move] = []  # set once every source is complete
 
     def __enter__(self) -> "Publication":
         try:
-            self._sweep()
+            self._take_lock()
+            self.check()  # again: another run may have published meanwhile
             check_space(self._place, self._needed())
-            for folder in (self._place.root, self._place.hidden):
-                self._make(folder)
-            for layout in self._layouts:
-                fd = files.create_output(self._place.hidden / layout.name, layout.size)
-                try:
-                    files.write_at(fd, layout.header, 0)
-                finally:
-                    files.close(fd)
+            self._staging.prepare()
         except BaseException:
             self._discard()
             raise
@@ -126,28 +130,51 @@ class Publication:
         if not self.published:
             self._discard()
 
-    @contextmanager
-    def reserving(self) -> Iterator[None]:
-        """Reserve the output's space beside what the body does, which writes nothing.
+    @property
+    def done(self) -> tuple[int, ...]:
+        """For each shard, the bytes from its start that an interrupted run has written."""
+        return self._staging.done
 
-        On tmpfs that allocates every page, which otherwise the writes would wait for.
+    def check(self) -> None:
+        """Refuse a destination that something is in the way of. Changes nothing."""
+        check_destination(
+            self._place,
+            self._layouts,
+            self._side_files,
+            leftovers=names_left(self._place.hidden),
+            overwrite=self._overwrite,
+        )
+
+    def reserving(self) -> AbstractContextManager[None]:
+        """Reserve the output's space beside what the body does, which writes nothing."""
+        return self._staging.reserving()
+
+    def wrote(self, shard: int, offset: int, nbytes: int) -> None:
+        """Take note of bytes that need not be written again; those of zeros count as written.
+
+        From any thread. Now and then one of them syncs the file and records how far it is.
+
+        Raises:
+            OutputError: the sync or the record failed.
         """
-        stop = threading.Event()
-        worker = threading.Thread(target=self._reserve, args=(stop,), daemon=True)
-        worker.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            worker.join()
+        self._staging.wrote(shard, offset, nbytes)
 
-    def _reserve(self, stop: threading.Event) -> None:
-        with suppress(TaskalgError):
-            for shard, layout in enumerate(self._layouts):
-                with self.files.using(shard) as fd:
-                    system.reserve_ahead(fd, layout.size, stop.is_set)
-                if stop.is_set():
-                    return
+    def add(self, side_file: SideFile) -> None:
+        """Publish one more file beside the weights, or in place of one of its name."""
+        if not self._place.is_file:
+            others = (other for other in self._side_files if other.name != side_file.name)
+            self._side_files = (*others, side_file)
+
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of each shard by its final name, read back once all are written.
+
+        Raises:
+            OutputError: one cannot be read.
+
+        Memory: a buffer for each of at most eight threads.
+        """
+        moves = self._shard_moves()
+        return sha256_of({move.target: self._place.hidden / move.source for move in moves})
 
     def publish(self) -> None:
         """Make the output durable and give it its final names.
@@ -158,56 +185,57 @@ class Publication:
         """
         for checkpoint in self._inputs:
             check_unchanged(checkpoint)
-        for shard in range(len(self._layouts)):  # also one that has a header only
-            with self.files.using(shard):
-                pass
-        self.files.close()
-        *moves, last = self._write_rest()
+        self._staging.finish()
+        stages = self._write_rest()
         files.sync_folder(self._place.hidden)
-        self._moves = [*moves, last]
+        self._moves = [move for moves in stages for move in moves]
         self._remove_previous()
-        for move in moves:
-            self._rename(move)
-        for folder in sorted({self._target(move).parent for move in moves}):
-            files.sync_folder(folder)
-        self._rename(last)
-        files.sync_folder(self._place.root)
-        if self._place.root in self._made:
-            files.sync_folder(self._place.root.parent)
+        for moves in stages:
+            for move in moves:
+                self._rename(move)
+            for folder in sorted({self._place.root, *(self._target(m).parent for m in moves)}):
+                files.sync_folder(folder)
+        for folder in {folder.parent: None for folder in self._made}:
+            files.sync_folder(folder)  # also the folders that were made have names
         self.published = True
-        with suppress(TaskalgError):
-            remove_hidden(self._place.hidden)
-
-    def _open(self, shard: int) -> int:
-        return files.open_output(self._place.hidden / self._layouts[shard].name)
+        self._staging.clean_up()
 
     def _needed(self) -> int:
         side = sum(len(side_file.content) for side_file in self._side_files)
         return sum(layout.size for layout in self._layouts) + side + SPARE
 
-    def _write_rest(self) -> list[Move]:
-        """Write everything but the shards, and return all renames, the decisive one last."""
-        hidden, single = self._place.hidden, len(self._layouts) == 1
-        moves = []
-        for number, side_file in enumerate(self._side_files):
-            files.write_small(hidden / f"side-{number}", side_file.content)
-            moves.append(Move(f"side-{number}", side_file.name))
-        shards = [Move(layout.name, layout.name) for layout in self._layouts]
+    def _take_lock(self) -> None:
+        for _ in range(_ATTEMPTS):
+            self._make(self._place.hidden)
+            if self._staging.lock():
+                return
+        raise OutputError(f"other runs keep writing to {quoted(str(self._place.out))}")
+
+    def _shard_moves(self) -> list[Move]:
+        names = [layout.name for layout in self._layouts]
         if self._place.is_file:
-            shards = [Move(self._layouts[0].name, self._place.out.name)]
-        if not single:
-            files.write_small(hidden / INDEX_NAME, index_bytes(self._layouts))
-            shards.append(Move(INDEX_NAME, INDEX_NAME))
-        moves = [*shards[:-1], *moves, shards[-1]]
-        write_moves(hidden, moves)
-        return moves
+            names = [self._place.out.name]
+        return [Move(temporary(shard), name) for shard, name in enumerate(names)]
+
+    def _write_rest(self) -> list[list[Move]]:
+        """Write everything but the shards, and return all renames, in stages."""
+        lists = {} if self._place.is_file else indexes(self._layouts)
+        rest = lists | {side_file.name: side_file.content for side_file in self._side_files}
+        moves = self._shard_moves()
+        for number, (name, content) in enumerate(rest.items()):
+            files.write_small(self._place.hidden / f"file-{number}", content)
+            moves.append(Move(f"file-{number}", name))
+        entries = {*lists, *(layout.part.single for layout in self._layouts)}
+        stages = in_stages(moves, entries)
+        write_moves(self._place.hidden, [move for stage in stages for move in stage])
+        return stages
 
     def _remove_previous(self) -> None:
-        entries, shards = previous_weights(self._place)
+        entries, shards = previous_weights(self._place, self._layouts)
         for path in entries:
             files.remove(path)
-        if entries:
-            files.sync_folder(self._place.root)
+        for folder in {path.parent: None for path in entries}:
+            files.sync_folder(folder)
         for path in shards:
             files.remove(path)
 
@@ -219,41 +247,23 @@ class Publication:
     def _target(self, move: Move) -> Path:
         return self._place.root / move.target
 
-    def _make(self, folder: Path) -> None:
-        if not files.exists(folder):
-            files.make_folder(folder)
-            self._made.append(folder)
-
-    def _sweep(self) -> None:
-        """Remove what an interrupted run left."""
-        root, hidden = self._place.root, self._place.hidden
-        for target in done_targets(hidden, read_moves(hidden)):
-            files.remove(root / target)
-        if files.exists(hidden):
-            remove_hidden(hidden)
+    def _make(self, path: Path) -> None:
+        for folder in missing_folders(path):
+            try:
+                files.make_folder(folder)
+            except OutputError:
+                if not files.is_folder(folder):  # made by another run meanwhile
+                    raise
+            else:
+                self._made.append(folder)
 
     def _discard(self) -> None:
         """Remove what this run made; what the system refuses to remove, the next run sweeps."""
-        self.files.close(_close_quietly)
-        with suppress(TaskalgError):
-            for target in done_targets(self._place.hidden, self._moves):
-                files.remove(self._place.root / target)
-            if self._place.hidden in self._made:
-                remove_hidden(self._place.hidden)
-                self._made.remove(self._place.hidden)
+        self._staging.abandon()
+        if self._staging.is_ours:
+            with suppress(TaskalgError):
+                take_back(self._place.hidden, self._moves)
+        self._staging.clean_up()
         for folder in reversed(self._made):
             with suppress(TaskalgError):
                 files.remove_folder(folder)
-
-
-def _sync_and_close(fd: int) -> None:
-    """Close a file that was written to: whatever was written through it is on the disk then."""
-    try:
-        files.sync(fd)
-    finally:
-        files.close(fd)
-
-
-def _close_quietly(fd: int) -> None:
-    with suppress(TaskalgError):
-        files.close(fd)
