@@ -34,6 +34,7 @@ class Recipe(Expression):
         donor: str | None = None,
         allow_partial: bool = False,
         only_shared: bool = False,
+        rows: str = "all",
     ) -> Plan:
         """Decide what to read and with which coefficients. Reads headers only.
 
@@ -42,13 +43,15 @@ class Recipe(Expression):
             donor: the checkpoint whose names, dtypes and side files the result takes.
             allow_partial: whether coefficients may add up to something else than 1 or 0.
             only_shared: combine only the tensors that every term has.
+            rows: "common" to combine the rows that all have, where vocabularies differ in size.
 
         Raises:
             TaskalgError: the checkpoints do not fit, or there is no result.
         """
-        choices = Choices(
-            donor, None if dtype is None else floating_dtype(dtype), allow_partial, only_shared
-        )
+        if rows not in ("all", "common"):
+            raise UsageError("rows is 'all' or 'common'", note=f"found {rows!r}")
+        chosen = None if dtype is None else floating_dtype(dtype)
+        choices = Choices(donor, chosen, allow_partial, only_shared, rows)
         undeclared = [o.name for o, _ in self.resolved.terms if o.checkpoint is None]
         if undeclared:
             name = undeclared[0]
@@ -70,10 +73,15 @@ class Recipe(Expression):
         threads: int | None = None,
         allow_partial: bool = False,
         only_shared: bool = False,
+        rows: str = "all",
     ) -> Explanation:
         """Say what `save` with the same arguments would do. Reads headers only."""
         plan = self.plan(
-            dtype=dtype, donor=donor, allow_partial=allow_partial, only_shared=only_shared
+            dtype=dtype,
+            donor=donor,
+            allow_partial=allow_partial,
+            only_shared=only_shared,
+            rows=rows,
         )
         size = parse_size(shard_size) if isinstance(shard_size, str) else shard_size
         return Explanation(plan, Path(out or "model"), size, threads)
@@ -92,6 +100,7 @@ class Recipe(Expression):
         overwrite: bool = False,
         allow_partial: bool = False,
         only_shared: bool = False,
+        rows: str = "all",
         progress: Callable[[Progress], None] | None = None,
     ) -> Report:
         """Evaluate and publish: all of it, or nothing.
@@ -110,6 +119,7 @@ class Recipe(Expression):
             overwrite: whether an earlier output may be replaced.
             allow_partial: whether coefficients may add up to something else than 1 or 0.
             only_shared: combine only the tensors that every term has.
+            rows: "common" to combine the rows that all have, where vocabularies differ in size.
             progress: called with a `Progress` about ten times a second; cancels by raising.
 
         Raises:
@@ -120,7 +130,11 @@ class Recipe(Expression):
         if on_overflow not in ("error", "warn"):
             raise UsageError("on_overflow is 'error' or 'warn'", note=f"found {on_overflow!r}")
         plan = self.plan(
-            dtype=dtype, donor=donor, allow_partial=allow_partial, only_shared=only_shared
+            dtype=dtype,
+            donor=donor,
+            allow_partial=allow_partial,
+            only_shared=only_shared,
+            rows=rows,
         )
         settings = Settings(
             threads=threads,

@@ -7,6 +7,8 @@ import click
 
 from taskalg.names import together
 
+_ROWS = "common: combine the rows that all have, of vocabularies that grew."
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 choices = together(
     click.option("--dtype", metavar="DTYPE", help="Of floating tensors: bf16, f16, f32, …"),
@@ -15,6 +17,7 @@ choices = together(
     click.option("--threads", type=click.IntRange(1, 64), help="By default up to 8."),
     click.option("--allow-partial", is_flag=True, help="Coefficients may add up to anything."),
     click.option("--only-shared", is_flag=True, help="Combine the tensors that all have."),
+    click.option("--rows", type=click.Choice(["all", "common"]), default="all", help=_ROWS),
 )
 
 
