@@ -73,14 +73,14 @@ class TaskalgError(Exception):
         self.also = tuple(also)
 
     def __str__(self) -> str:
-        lines = [self.message]
+        lines = [printable(self.message)]
         if self.span is not None:
             lines += draw(self.span)
         for words, span in self.also:
             lines += [f"  {words}", *draw(span)]
         for label, words_or_none in (("note", self.note), ("help", self.help)):
             if words_or_none is not None:
-                lines.append(f"  {label}: {words_or_none}")
+                lines.append(f"  {label}: {printable(words_or_none)}")
         return "\n".join(lines)
 
 

@@ -92,6 +92,11 @@ def test_what_upsets_a_terminal_is_escaped() -> None:
     assert quoted("\x00") == "'\\x00'"
 
 
+def test_a_message_escapes_what_it_was_given() -> None:
+    error = TaskalgError("no \x1b[2J", note="found \u202e", help="delete \x07")
+    assert str(error) == "no \\x1b[2J\n  note: found \\u202e\n  help: delete \\x07"
+
+
 def test_lists_show_five_and_count_the_rest() -> None:
     assert listed([]) == ""
     assert listed(["a", "b"], "or") == "a or b"

@@ -50,7 +50,7 @@ names = st.one_of(
     ),
     letters.map(_name).filter(str.isidentifier),
 )
-visible = st.characters(exclude_categories=["Cs", "Cf"], exclude_characters="\n\"'")
+visible = st.characters(exclude_categories=["Cs", "Cf", "Cc"], exclude_characters="\n\"'")
 texts = st.builds("".join, st.lists(st.one_of(visible, st.just('"')), max_size=4)) | st.builds(
     "".join, st.lists(st.one_of(visible, st.just("'")), max_size=4)
 )

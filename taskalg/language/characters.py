@@ -5,8 +5,11 @@ import unicodedata
 
 from taskalg.errors import ExpressionError, Source, Span
 
-# Marks that reorder what a reader sees; never allowed, not even in comments (Trojan Source).
-_BIDIRECTIONAL = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Never allowed, not even in strings and comments: marks that reorder what a reader sees (Trojan
+# Source), and controls that a terminal obeys, in whatever quotes the text later on.
+_BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_CONTROL = "\x00-\x08\x0b\x0e-\x1f\x7f-\x9f"  # all but tab, line feed, form feed, return
+_MISLEADING = re.compile(f"[{_BIDIRECTIONAL}]|[{_CONTROL}]")
 
 
 def name_character(char: str) -> str:
@@ -22,14 +25,16 @@ def check_characters(source: Source) -> None:
     """Refuse characters that would make a reader see another text than the parser does.
 
     Raises:
-        ExpressionError: a bidirectional control character, named, with its place.
+        ExpressionError: a control character, named, with its place.
     """
-    found = _BIDIRECTIONAL.search(source.text)
+    found = _MISLEADING.search(source.text)
     if found:
+        control = unicodedata.category(found.group()) == "Cc"
+        order = "it changes the order in which the text is shown"
         raise ExpressionError(
             f"unexpected {name_character(found.group())}",
             Span(source, found.start(), found.end()),
-            note="it changes the order in which the text is shown",
+            note="a terminal obeys it instead of showing it" if control else order,
             help="delete it",
         )
 
