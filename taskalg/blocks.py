@@ -62,17 +62,25 @@ def arena_size(plan: Plan, threads: int) -> int:
     return max(sizes, default=0)
 
 
-def cut(plan: Plan, layouts: Sequence[ShardLayout], threads: int) -> Iterator[Block]:
-    """Yield every block of a plan, in the order of the output.
+def cut(
+    plan: Plan, layouts: Sequence[ShardLayout], threads: int, done: Sequence[int] = ()
+) -> Iterator[Block]:
+    """Yield every block of a plan, in the order of the output; those of zeros have no sources.
 
-    Tensors that are all zeros have no blocks: a new file holds zeros already.
+    Args:
+        plan: what to cut.
+        layouts: the output's files.
+        threads: how many share the memory.
+        done: for each file, the bytes from its start that need not be written again.
     """
     limits = [block_elements(combination, threads) for combination in plan.combinations]
     steps: dict[str, list[Step]] = {}
     for step in plan.steps:
         steps.setdefault(step.name, []).append(step)
     for shard, layout in enumerate(layouts):
-        yield from _cut_shard(plan, steps, layout, shard, limits)
+        first = done[shard] if done else 0
+        blocks = _cut_shard(plan, steps, layout, shard, limits)
+        yield from (block for block in blocks if block.offset + block.nbytes > first)
 
 
 def _cut_shard(
@@ -86,7 +94,7 @@ def _cut_shard(
     for tensor, start in zip(layout.tensors, layout.offsets, strict=True):
         for step in steps[tensor.name]:
             combination = plan.combinations[step.combination]
-            if combination.is_zero or step.nbytes == 0:
+            if step.nbytes == 0:
                 continue
             limit = limits[step.combination] * combination.output.itemsize
             offset = start + step.first
