@@ -43,18 +43,20 @@ class LowRank:
 
     An element is defined to the bit, whoever computes it: the sum over k, ascending, of
     `b[i, k] * a[k, j]`, by binary64 fused multiply-adds that start from the first product, times
-    `scale`, rounded to binary64.
+    `scale`, rounded to binary64. What it is added to, if anything, is added last, with one more
+    rounding to binary64.
     """
 
-    a: TensorSpec  # `(rank, columns)`; further dimensions count as columns
+    a: TensorSpec | None  # `(rank, columns)`; further dimensions count as columns; None for a 1
     b: TensorSpec  # `(rows, rank)`; further dimensions are 1
     scale: float
     transposed: bool  # the tensor is `(columns, rows)`
+    onto: TensorSpec | None = None  # stored, of the tensor's shape, and the product is added to it
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both factors as they are stored."""
-        return self.a.nbytes + self.b.nbytes
+        """Bytes of all of them as they are stored."""
+        return sum(spec.nbytes for spec in (self.a, self.b, self.onto) if spec is not None)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, Opening
 from taskalg.checkpoints.folder import open_folder
+from taskalg.checkpoints.lora import is_adapter, open_adapter
 from taskalg.checkpoints.safetensors import open_file
 from taskalg.checkpoints.unsupported import refuse_remote, refuse_suffix
 from taskalg.errors import CheckpointError, listed, quoted
@@ -25,6 +26,7 @@ class Format:
 
 
 FORMATS = (
+    Format("PEFT adapter", is_adapter, lambda path, _: open_adapter(path)),
     Format("Hugging Face folder", files.is_folder, lambda path, _: open_folder(path)),
     Format("safetensors file", lambda path: True, lambda path, _: open_file(path)),
 )
@@ -34,7 +36,7 @@ def open_checkpoint(path: AnyPath, opening: Opening | None = None) -> Checkpoint
     """Open a checkpoint: read and check its headers, and nothing else of it.
 
     Args:
-        path: a safetensors file, or a Hugging Face model folder.
+        path: a safetensors file, a Hugging Face model folder, or a PEFT adapter's folder.
         opening: what the user allows.
 
     Raises:

@@ -7,7 +7,7 @@ from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, Shard, TensorSpec
 from taskalg.checkpoints.header import parse_header
 from taskalg.checkpoints.quantized import refuse_quantized
-from taskalg.checkpoints.unsupported import refuse_content
+from taskalg.checkpoints.unsupported import refuse_content, refuse_factors
 from taskalg.errors import CheckpointError, quoted
 
 LARGEST_HEADER = 100_000_000  # bytes; the reference reader's limit
@@ -51,6 +51,7 @@ def open_file(path: str) -> Checkpoint:
     header = read_header(Path(path))
     tensors = {spec.name: spec for spec in header.tensors}
     refuse_quantized(tensors, path)
+    refuse_factors(tensors, path)
     return Checkpoint(path, None, (header.shard,), tensors, header.is_task_vector)
 
 
