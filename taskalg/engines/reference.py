@@ -60,14 +60,16 @@ class ReferenceEngine:
 
 def fused(x: float, y: float, z: float) -> float:
     """Return `x * y + z`, rounded once: what `math.fma` is from Python 3.13 on."""
-    if not all(map(math.isfinite, (x, y, z))):
+    if not math.isfinite(x) or not math.isfinite(y):
         return x * y + z
+    if not math.isfinite(z):
+        return z  # however large the product is
     exact = Fraction(x) * Fraction(y) + Fraction(z)
     if exact:
         try:
             return float(exact)
         except OverflowError:
-            return math.copysign(math.inf, exact)
+            return math.inf if exact > 0 else -math.inf
     return x * y + z  # both are zeros, or cancel: the sign is that of IEEE 754
 
 
