@@ -6,6 +6,7 @@ Three ways in, one value out: `compile` for text, `checkpoint` and `task` for Py
 import os
 from collections.abc import Mapping
 
+from taskalg.algebra.canonical import coefficient_text
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.operators import FUNCTIONS
 from taskalg.algebra.weighted_sum import Reference, Sort, WeightedSum
@@ -21,6 +22,7 @@ from taskalg.compiler import (
     read_recipe,
 )
 from taskalg.errors import Source, UsageError
+from taskalg.expression import Written
 from taskalg.recipe import Recipe
 from taskalg.scalars import Number, to_fraction
 
@@ -88,6 +90,7 @@ def build(
         base=base,
         items=compiled.environment.items,
         expression=compiled.expression,
+        written=Written(recipe, expression, _scalars(bindings)),
         opening=opening,
     )
 
@@ -169,6 +172,11 @@ def _call(name: str, *arguments: Recipe | Number) -> Recipe:
     assert operator.rule is not None
     recipes = [a if isinstance(a, Recipe) else Recipe.of_number(a) for a in arguments]
     return Recipe.combining(operator.rule, recipes)
+
+
+def _scalars(bindings: Bindings) -> dict[str, str]:
+    values = {name: bindings.values[name] for name in bindings.scalars}
+    return {n: coefficient_text(v) for n, v in values.items() if isinstance(v, Coefficient)}
 
 
 def _undeclared_task(value: object) -> bool:

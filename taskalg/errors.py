@@ -128,6 +128,12 @@ class OutputError(TaskalgError):
     exit_code = 5
 
 
+class VerificationError(TaskalgError):
+    """An output, or an input of it, is not what its manifest says."""
+
+    exit_code = 6
+
+
 def draw(span: Span) -> list[str]:
     """Return the place, the source line and a row of carets below it.
 

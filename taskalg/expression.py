@@ -5,6 +5,7 @@ thing. Headers are read when something is asked that needs them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.compiler import locate
 from taskalg.difference import where_not_zero
 from taskalg.donor import choose_donor, opened
-from taskalg.errors import KindError, TaskalgError
+from taskalg.errors import KindError, Source, TaskalgError
 from taskalg.fit import check_items
 from taskalg.language.nodes import Node
 from taskalg.resolve import Operand, Resolved, Resolver
@@ -30,6 +31,15 @@ from taskalg.result import check_result, check_something_left, kind, tensor_plac
 from taskalg.scalars import is_number, to_fraction
 
 Opened = dict[Reference, Checkpoint | None]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a user typed, before anything was made of it."""
+
+    recipe: Source | None = None  # a recipe file
+    expression: Source | None = None  # beside it, or without one
+    scalars: Mapping[str, str] = field(default_factory=dict)  # bound from outside, as exact text
 
 
 class Expression(Arithmetic):
@@ -46,11 +56,13 @@ class Expression(Arithmetic):
         expression: Node | None = None,
         opened: Opened | None = None,
         opening: Opening | None = None,
+        written: Written | None = None,
     ) -> None:
         self.value = value  # the weighted sum of references, or the scalar
         self._base = base  # what `task` is taken against when it does not say
         self._items = dict(items or {})  # selectors' items and where they were written
         self._expression = expression  # the text's, to point at
+        self.written = written or Written()  # what the user typed, for the manifest
         self.opening = opening or Opening()  # what the user allows when files are opened
         self.opened = {} if opened is None else opened
         self._resolved: Resolved | None = None

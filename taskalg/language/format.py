@@ -29,13 +29,13 @@ def format_text(source: Source) -> str:
     plain = Source(source.name, source.text.removeprefix("\ufeff"), source.folder)
     parse(plain)
     writer = _Writer()
-    for gap, token in _tokens(plain.text):
+    for gap, token in tokens(plain.text):
         writer.gap(gap)
         writer.token(token)
     return "".join(f"{line}\n" for line in writer.finished())
 
 
-def _tokens(text: str) -> Iterator[tuple[str, Token | None]]:
+def tokens(text: str) -> Iterator[tuple[str, Token | None]]:
     """Yield each token and what stands before it; the last gap comes with None."""
     end = 0
     for token in grammar().lex(text):

@@ -18,7 +18,7 @@ from types import TracebackType
 
 from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, check_unchanged
-from taskalg.errors import OutputError, TaskalgError, quoted
+from taskalg.errors import CheckpointError, OutputError, TaskalgError, quoted
 from taskalg.output.destination import (
     Destination,
     check_destination,
@@ -174,7 +174,10 @@ class Publication:
         Memory: a buffer for each of at most eight threads.
         """
         moves = self._shard_moves()
-        return sha256_of({move.target: self._place.hidden / move.source for move in moves})
+        try:
+            return sha256_of({move.target: self._place.hidden / move.source for move in moves})
+        except CheckpointError as error:
+            raise OutputError(f"the output cannot be read back: {error.message}") from error
 
     def publish(self) -> None:
         """Make the output durable and give it its final names.
