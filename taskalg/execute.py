@@ -17,6 +17,7 @@ from taskalg.output.layout import SHARD_SIZE, OutputTensor, ShardLayout, lay_out
 from taskalg.output.publish import stage
 from taskalg.output.sidefiles import SideFile, list_of_parts, side_files
 from taskalg.plan import Plan, Step
+from taskalg.remarks import remarks, warnings
 from taskalg.report import Report
 from taskalg.sinks import FileSink
 from taskalg.stream import Pass, Settings
@@ -45,6 +46,7 @@ def execute(
     inputs = [opened(operand) for operand in plan.operands]
     layouts = output_layouts(plan, out, settings.shard_size)
     sides = output_side_files(plan, inputs[plan.donor], out, layouts)
+    warned = warnings(plan, out)
     threads = settings.threads or available_threads()
     with stage(
         out, layouts, inputs=inputs, overwrite=settings.overwrite, side_files=sides
@@ -66,7 +68,7 @@ def execute(
         seconds=seconds,
         peak_memory=peak_memory(),
         tally=run.tally,
-        notes=run.notes(),
+        notes=(*(text for _, text in remarks(plan)), *run.notes(), *warned),
     )
 
 

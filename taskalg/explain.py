@@ -21,6 +21,7 @@ from taskalg.machine import available_threads
 from taskalg.output.destination import is_file_output
 from taskalg.output.layout import SHARD_SIZE
 from taskalg.plan import Plan, Usage
+from taskalg.remarks import remarks, remarks_json, warnings
 from taskalg.units import bytes_text
 
 SCHEMA = 1  # of every JSON object the package prints; grows when a name changes its meaning
@@ -77,6 +78,8 @@ class Explanation:
             "bytes_copied": plan.bytes_copied,
             "bytes_written": plan.bytes_written,
             "peak_memory": self.memory,
+            **remarks_json(plan),
+            "warnings": list(warnings(plan, self.out)),
             "unshared": list(plan.fit.unshared),
             "dropped": list(plan.fit.dropped),
         }
@@ -97,6 +100,8 @@ class Explanation:
             ("side files", sides),
             ("rounding", _rounding(plan)),
             *_left_out(plan),
+            *remarks(plan),
+            *(("warning", text) for text in warnings(plan, self.out)),
             (
                 "cost",
                 f"{bytes_text(plan.bytes_read)} read, {bytes_text(plan.bytes_written)} written, "

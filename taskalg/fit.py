@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from taskalg.algebra.selectors import Glob, Item, Place, layer_of, places
 from taskalg.algebra.table import Table, tabulate
+from taskalg.align import Aligned
 from taskalg.checkpoints.base import TensorSpec
 from taskalg.coverage import covered, output_tensors
 from taskalg.donor import opened
-from taskalg.errors import WINDOW, ExpressionError, MismatchError, Span, listed, quoted
+from taskalg.errors import ExpressionError, Span, listed, quoted
+from taskalg.mismatch import Misfit, names_differ, nothing_shared, shapes_differ
 from taskalg.resolve import Operand, Resolved
-
-_SHOWN = 5  # mismatches a message lists
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,11 @@ class Fit:
     dropped: tuple[str, ...]  # not the donor's: left out
 
 
-def fit(total: Resolved, donor: int, *, only_shared: bool = False, rows: str = "all") -> Fit:
+def fit(aligned: Aligned, *, only_shared: bool = False, rows: str = "all") -> Fit:
     """Check that names, shapes and sorts of dtype agree.
 
     Args:
-        total: the sum; every operand has a checkpoint.
-        donor: index of the operand whose names the output takes.
+        aligned: the sum; every operand has a checkpoint, and the donor's names where it can.
         only_shared: leave out what is not in every term, where otherwise that is an error.
         rows: "common" to combine the rows that all have where their numbers differ, as those of
             vocabularies do; otherwise that is an error.
@@ -45,24 +44,25 @@ def fit(total: Resolved, donor: int, *, only_shared: bool = False, rows: str = "
     Raises:
         MismatchError: they do not agree; the first five differences and their number are given.
     """
+    total, donor = aligned.total, aligned.donor
     names = output_tensors(total, donor)
     constant = all(part.constant is not None for _, part in total.terms)
     at: Mapping[str, Place | None] = dict.fromkeys(names) if constant else places(names)
     table = covered(total, at)
-    missing, extra = _missing(total, names, table), _extra(total, names)
+    given = set(aligned.buffers)
+    summed = {n: spec for n, spec in names.items() if n not in given} if given else names
+    missing, extra = _missing(total, summed, table), _extra(total, names)
     if (missing or extra) and not only_shared:
-        raise _names_differ(total, donor, missing, extra)
+        raise names_differ(aligned, missing, extra)
     unshared = tuple(dict.fromkeys(name for name, _ in missing))
-    if unshared and len(unshared) == sum(spec.dtype.is_floating for spec in names.values()):
-        raise MismatchError(
-            "no tensor is in every checkpoint, so there is nothing to combine",
-            note=f"{total.terms[donor][0].called} has {quoted(unshared[0])}"
-            + (f", {extra[0][1].called} has {quoted(extra[0][0])}" if extra else ""),
-            help="their names may differ by a prefix: taskalg inspect lists them",
-        )
-    shared = {name: spec for name, spec in names.items() if name not in set(unshared)}
+    if unshared and len(unshared) == sum(spec.dtype.is_floating for spec in summed.values()):
+        raise nothing_shared(aligned, missing, extra)
+    left_out = set(unshared)
+    shared = {name: spec for name, spec in summed.items() if name not in left_out}
     common = _common_rows(total, shared, table) if rows == "common" else {}
-    _check_shapes(total, donor, table, {n: s for n, s in shared.items() if n not in common})
+    misfits = _misfits(total, table, {n: s for n, s in shared.items() if n not in common})
+    if misfits:
+        raise shapes_differ(aligned, misfits)
     dropped = tuple(dict.fromkeys(name for name, _ in extra))
     return Fit(names, at, table, common, unshared, dropped)
 
@@ -101,22 +101,6 @@ def _extra(total: Resolved, names: Mapping[str, TensorSpec]) -> list[tuple[str, 
     return found
 
 
-def _names_differ(
-    total: Resolved,
-    donor: int,
-    missing: list[tuple[str, Operand]],
-    extra: list[tuple[str, Operand]],
-) -> MismatchError:
-    giver = total.terms[donor][0].called
-    lines = [f"{quoted(name)} is in {giver}, not in {other.called}" for name, other in missing]
-    lines += [f"{quoted(name)} is in {other.called}, not in {giver}" for name, other in extra]
-    return MismatchError(
-        f"{_count(len(lines), 'tensor')} not in every checkpoint",
-        note="; ".join(lines[:_SHOWN]) + _more(len(lines)),
-        help="--only-shared combines the shared ones and keeps the rest of the donor's",
-    )
-
-
 def _common_rows(total: Resolved, names: Mapping[str, TensorSpec], table: Table) -> dict[str, int]:
     """Return how many rows all have, for tensors that differ in nothing else."""
     taking_part = [terms_of(row) for row in table.classes]
@@ -135,53 +119,20 @@ def _common_rows(total: Resolved, names: Mapping[str, TensorSpec], table: Table)
     return found
 
 
-def _check_shapes(
-    total: Resolved, donor: int, table: Table, names: Mapping[str, TensorSpec]
-) -> None:
+def _misfits(total: Resolved, table: Table, names: Mapping[str, TensorSpec]) -> list[Misfit]:
+    """List tensors of terms whose shape or sort of dtype is not the donor's."""
     taking_part = [terms_of(row) for row in table.classes]
     held = [opened(operand).tensors for operand, _ in total.terms]
-    wrong = []
-    for name, spec in names.items():
-        for index in taking_part[table.of[name]]:
-            other = held[index].get(name)
-            if other is not None and not _alike(spec, other):
-                wrong.append((name, spec, index, other))
-    if not wrong:
-        return
-    giver = total.terms[donor][0].called
-    shown = [
-        f"{_described(spec, other)} in {giver}, {_described(other, spec)} in "
-        f"{total.terms[index][0].called}" + (f" for {quoted(name)}" if n else "")
-        for n, (name, spec, index, other) in enumerate(wrong[:_SHOWN])
+    return [
+        Misfit(spec, other, index)
+        for name, spec in names.items()
+        for index in taking_part[table.of[name]]
+        if (other := held[index].get(name)) is not None and not _alike(spec, other)
     ]
-    raise MismatchError(
-        f"tensor {quoted(wrong[0][0])} does not fit",
-        note="; ".join(shown) + _more(len(wrong)),
-        help=f"{len(wrong)} of {len(names)} tensors differ; "
-        f'leave them out with a selector, as in toxic[~"{_pattern(wrong[0][0])}"]',
-    )
 
 
 def _alike(a: TensorSpec, b: TensorSpec) -> bool:
     return a.shape == b.shape and a.dtype.is_floating == b.dtype.is_floating
-
-
-def _described(spec: TensorSpec, other: TensorSpec) -> str:
-    return str(spec.shape) if spec.shape != other.shape else spec.dtype.name
-
-
-def _pattern(name: str) -> str:
-    """Return a pattern for a name that can be typed: no quote, control character or bracket."""
-    typed = "".join("?" if c in '"*?[' or not c.isprintable() else c for c in name)
-    return typed if len(typed) <= WINDOW else f"{typed[:WINDOW]}*"
-
-
-def _count(count: int, what: str) -> str:
-    return f"1 {what} is" if count == 1 else f"{count:,} {what}s are"
-
-
-def _more(count: int) -> str:
-    return f"; and {count - _SHOWN:,} more" if count > _SHOWN else ""
 
 
 def check_items(

@@ -12,6 +12,7 @@ from fractions import Fraction
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.selectors import Item
+from taskalg.align import Aligned, align
 from taskalg.checkpoints.base import TensorSpec
 from taskalg.donor import choose_donor, opened
 from taskalg.dtypes import F32, DType
@@ -81,13 +82,22 @@ class Plan:
     """Everything that will be read, combined and written; nothing of when or how fast."""
 
     kind: Kind
-    total: Resolved  # the sum, in canonical order
-    donor: int  # index of the operand that gives names, dtypes and side files
+    aligned: Aligned  # the sum, in canonical order, and what was done to make names agree
     steps: tuple[Step, ...]  # in the donor's file order; those of one tensor follow each other
     combinations: tuple[Combination, ...]
     comparisons: tuple[Comparison, ...]
     usage: tuple[Usage, ...]  # one for each operand
     fit: Fit  # coefficients by tensor, and what --only-shared left out
+
+    @property
+    def total(self) -> Resolved:
+        """The sum, in canonical order."""
+        return self.aligned.total
+
+    @property
+    def donor(self) -> int:
+        """Index of the operand that gives names, dtypes and side files."""
+        return self.aligned.donor
 
     @property
     def operands(self) -> tuple[Operand, ...]:
@@ -149,24 +159,23 @@ def make_plan(
     Memory: about 500 [bytes] per tensor.
     """
     choices = choices or Choices()
-    donor = choose_donor(total, choices.donor)
+    aligned = align(total, choose_donor(total, choices.donor))
+    total = aligned.total
     found = kind(total)
     check_result(total, found, choices.allow_partial)
-    fitted = fit(total, donor, only_shared=choices.only_shared, rows=choices.rows)
+    fitted = fit(aligned, only_shared=choices.only_shared, rows=choices.rows)
     check_items(total, items or {}, fitted.places)
     check_something_left(total, fitted.table)
-    return _Planner(total, donor, found, choices.dtype, fitted).plan()
+    return _Planner(aligned, found, choices.dtype, fitted).plan()
 
 
 class _Planner:
     """Collects steps; the combinations they share are numbered as they come."""
 
-    def __init__(
-        self, total: Resolved, donor: int, kind: Kind, dtype: DType | None, fitted: Fit
-    ) -> None:
-        self.total, self.donor, self.kind = total, donor, kind
+    def __init__(self, aligned: Aligned, kind: Kind, dtype: DType | None, fitted: Fit) -> None:
+        self.aligned, self.donor, self.kind = aligned, aligned.donor, kind
         self.dtype, self.fit = dtype, fitted
-        self.tensors = [opened(operand).tensors for operand, _ in total.terms]
+        self.tensors = [opened(operand).tensors for operand, _ in aligned.total.terms]
         self.taking_part = [terms_of(row) for row in fitted.table.classes]
         self.rows = [tuple(value for value in row if value) for row in fitted.table.classes]
         self.combinations: dict[Combination, int] = {}
@@ -175,7 +184,7 @@ class _Planner:
         self.comparisons: list[Comparison] = []
 
     def plan(self) -> Plan:
-        unshared = set(self.fit.unshared)
+        unshared = {*self.fit.unshared, *self.aligned.buffers}
         for spec in self.fit.tensors.values():
             if not spec.dtype.is_floating:
                 self._copy_integer(spec)
@@ -185,8 +194,7 @@ class _Planner:
                 self._add(spec, [self.donor], _AS_IT_IS, self.dtype or self._output(spec, []))
         return Plan(
             self.kind,
-            self.total,
-            self.donor,
+            self.aligned,
             tuple(self.steps),
             tuple(self.combinations),
             tuple(self.comparisons),
@@ -253,7 +261,7 @@ class _Planner:
                 self.comparisons.append(Comparison(spec.name, spec, operand, other))
 
     def _usage(self) -> tuple[Usage, ...]:
-        count = len(self.total.terms)
+        count = len(self.aligned.total.terms)
         tensors, read, copied = [0] * count, [0] * count, [0] * count
         parts = [(combination.operands, combination.is_copy) for combination in self.combinations]
         for step in self.steps:
@@ -266,9 +274,12 @@ class _Planner:
             tensors[comparison.operand] += 1
             read[comparison.operand] += comparison.other.nbytes
             read[self.donor] += comparison.donor.nbytes
+        for copies in self.aligned.copies:
+            tensors[copies.operand] += 1
+            read[copies.operand] += copies.one.nbytes + copies.other.nbytes
         return tuple(
             Usage(operand, part, tensors[i], read[i], copied[i])
-            for i, (operand, part) in enumerate(self.total.terms)
+            for i, (operand, part) in enumerate(self.aligned.total.terms)
         )
 
 

@@ -20,6 +20,16 @@ from taskalg.engines.base import Bytes, Engine, Evaluate, Factors, Multiply, Wei
 from taskalg.handles import INPUTS, Handles
 from taskalg.sinks import Sink
 
+_COMPARED = 4 << 20  # bytes of each tensor that are compared at once
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One stored tensor of one of a plan's checkpoints."""
+
+    operand: int  # index of the checkpoint
+    spec: TensorSpec
+
 
 class Inputs:
     """A plan's checkpoints while data is read from them, by any number of threads."""
@@ -68,6 +78,23 @@ class Inputs:
             with self._files.using(shards[shard]) as fd:
                 files.read_ranges(fd, wanted)
         self._count(sum(piece.nbytes for piece in pieces if piece.product is None))
+
+    def equal(self, one: Stored, other: Stored) -> bool:
+        """Tell whether two stored tensors hold the same bytes. Reads all of both, in blocks."""
+        size = max(one.spec.nbytes, other.spec.nbytes)
+        buffers = np.empty((2, min(size, _COMPARED)), np.uint8)
+        alike = True
+        for start in range(0, size, _COMPARED):
+            first = self._part(one, start, buffers[0])
+            second = self._part(other, start, buffers[1])
+            alike = alike and np.array_equal(first, second)
+        return alike
+
+    def _part(self, stored: Stored, start: int, buffer: Bytes) -> Bytes:
+        spec = stored.spec
+        part = buffer[: max(0, spec.nbytes - start)]
+        self.fill(stored.operand, [Piece(spec.shard, spec.offset + start, part.size)], part)
+        return part
 
     def copy(self, operand: int, piece: Piece, sink: Sink, shard: int, offset: int) -> None:
         """Give a stored piece to a sink as it is."""

@@ -26,6 +26,7 @@ class Operand:
     path: str | None  # as the user gave it under that name; None when declared without a file
     is_task: bool  # its name stands for the checkpoint minus a base
     checkpoint: Checkpoint | None  # headers only; None when declared without a file
+    strip_prefix: str | None = None  # was dropped from the names of its tensors
 
     @property
     def called(self) -> str:
@@ -104,8 +105,10 @@ class Resolver:
         for reference, coefficient in total.terms.items():
             checkpoint = self.opened(reference)
             key = reference.name if checkpoint is None else checkpoint.identity
-            if reference not in self._mentions.setdefault(key, []):
-                self._mentions[key].append(reference)
+            mentions = self._mentions.setdefault(key, [])
+            if reference not in mentions:
+                _check_prefix(reference, mentions)
+                mentions.append(reference)
             parts.append(WeightedSum({key: coefficient}))
             if _is_difference(reference, checkpoint):
                 parts.append(self._against(reference).scaled(-coefficient))
@@ -161,7 +164,19 @@ def _operand(key: object, mentions: list[Reference], resolver: Resolver) -> Oper
     first = _first(mentions)
     checkpoint = resolver.opened(first)
     is_task = first.name is not None and _is_difference(first, checkpoint)
-    return Operand(first.name, first.path, is_task, checkpoint)
+    return Operand(first.name, first.path, is_task, checkpoint, first.strip_prefix)
+
+
+def _check_prefix(reference: Reference, mentions: list[Reference]) -> None:
+    first = mentions[0] if mentions else reference
+    if reference.strip_prefix != first.strip_prefix:
+        raise UsageError(
+            f"{quoted(reference.path or '')} is mentioned with two prefixes to strip",
+            reference.span,
+            note="they are "
+            + " and ".join(quoted(r.strip_prefix or "") for r in (first, reference)),
+            help="write the same strip_prefix wherever it is mentioned",
+        )
 
 
 def _check_names(operands: Iterable[Operand]) -> None:

@@ -17,9 +17,10 @@ from taskalg.blocks import ALIGNMENT, Block, Piece, arena_size
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.engines.base import Bytes, Engine, Evaluate, Tally, WeightedSumSpec
 from taskalg.errors import MismatchError, OverflowingError, listed, quoted
+from taskalg.mismatch import copies_differ
 from taskalg.output.layout import SHARD_SIZE
 from taskalg.plan import Combination, Plan
-from taskalg.reading import Inputs
+from taskalg.reading import Inputs, Stored
 from taskalg.sinks import Sink
 
 _TICK = 0.1  # seconds between two calls of `progress`
@@ -65,13 +66,14 @@ class Pass:
         self._different: tuple[str, ...] = ()  # integer tensors
 
     def run(self, blocks: Iterator[Block], sink: Sink, threads: int) -> None:
-        """Compare integer tensors, then evaluate all blocks, reporting progress from this thread.
+        """Compare what is to be equal, then evaluate all blocks; report progress from this thread.
 
         Raises:
-            MismatchError: integer tensors differ, and `strict` is set.
+            MismatchError: copies of a tied weight differ; or integer tensors, and `strict` is set.
             BaseException: whatever stopped a thread, or what `progress` raised to cancel.
         """
         try:
+            self._compare_copies()
             self._compare_integers()
             self._stream(blocks, sink, threads)
         finally:
@@ -93,12 +95,17 @@ class Pass:
         )
         return tuple(words + listed([quoted(n) for n in names]) for words, names in found if names)
 
+    def _compare_copies(self) -> None:
+        for copies in self.plan.aligned.copies:
+            one, other = (Stored(copies.operand, spec) for spec in (copies.one, copies.other))
+            if not self._inputs.equal(one, other):
+                raise copies_differ(self.plan.aligned, copies)
+
     def _compare_integers(self) -> None:
         different: dict[str, None] = {}
         for comparison in self.plan.comparisons:
-            donor = self._inputs.whole(self.plan.donor, comparison.donor)
-            other = self._inputs.whole(comparison.operand, comparison.other)
-            if not np.array_equal(donor, other):
+            donor = Stored(self.plan.donor, comparison.donor)
+            if not self._inputs.equal(donor, Stored(comparison.operand, comparison.other)):
                 different[comparison.name] = None
         self._different = tuple(different)
         if different and self.settings.strict:

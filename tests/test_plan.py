@@ -201,7 +201,7 @@ def test_names_that_differ_are_listed_and_counted(tmp_path: Path) -> None:
 
 
 SHAPES: list[tuple[Tensor, Tensor, str]] = [
-    (tensor(shape=(2, 3)), tensor(shape=(3, 2)), "(2, 3) in base, (3, 2) in ft"),
+    (tensor(shape=(2, 3)), tensor(shape=(3, 2)), "(2, 3) in base, (3, 2) in ft: transposed"),
     (tensor(shape=(6,)), tensor(shape=(6, 1)), "(6,) in base, (6, 1) in ft"),
     (tensor("F32"), tensor("I32"), "f32 in base, i32 in ft"),
     (tensor("I64"), tensor("F32"), "i64 in base, f32 in ft"),
@@ -246,7 +246,7 @@ def test_an_explanation_is_its_text_at_a_prompt(tmp_path: Path) -> None:
 
 
 def test_a_message_suggests_a_pattern_that_can_be_typed(tmp_path: Path) -> None:
-    one, other = tensor(), tensor(shape=(3,))
+    one, other = tensor(), tensor(shape=(3, 1))
     error = refused(tmp_path, "(base + ft)/2", base={'\x1b"w[0]': one}, ft={'\x1b"w[0]': other})
     assert "\x1b" not in str(error)
     assert (

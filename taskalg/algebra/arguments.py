@@ -1,7 +1,5 @@
 """A call's arguments, put into the order of the function's parameters."""
 
-from collections.abc import Sequence
-
 from taskalg.algebra.operators import Operator
 from taskalg.errors import ExpressionError, quoted
 from taskalg.language.nodes import Argument, Call, Node, String
@@ -9,20 +7,25 @@ from taskalg.language.nodes import Argument, Call, Node, String
 _OPTIONAL = {("task", "base")}  # the program's `base` when it is left out
 
 
-def place(node: Call, signature: Operator) -> tuple[Node | String, ...]:
+def place(node: Call, signature: Operator) -> tuple[Node | String | None, ...]:
     """Match arguments with parameters, by position or by keyword.
+
+    Returns:
+        A value for each parameter and keyword of the signature, in their order, None for one that
+        is left out; then those that a variadic function takes beyond.
 
     Raises:
         ExpressionError: too few, too many, unknown or repeated arguments.
     """
     parameters = signature.parameters
+    known = (*parameters, *signature.keywords)
     placed: dict[str, Argument] = {}
     more: list[Argument] = []
     for index, argument in enumerate(node.arguments):
         name = argument.keyword or (parameters[index] if index < len(parameters) else None)
         if name is None and signature.variadic:
             more.append(argument)
-        elif name is None or name not in parameters or name in placed:
+        elif name is None or name not in known or name in placed:
             raise _misplaced(argument, placed, signature)
         else:
             placed[name] = argument
@@ -33,8 +36,8 @@ def place(node: Call, signature: Operator) -> tuple[Node | String, ...]:
             node.span,
             help=f"write {signature.usage}",
         )
-    in_order: Sequence[Argument] = [placed[name] for name in parameters if name in placed]
-    return tuple(argument.value for argument in (*in_order, *more))
+    in_order = [placed[name].value if name in placed else None for name in known]
+    return (*in_order, *(argument.value for argument in more))
 
 
 def _misplaced(

@@ -25,6 +25,10 @@ class Named(Protocol):
     def path(self) -> str | None:
         """Where it lies, or None when it was declared without a file."""
 
+    @property
+    def strip_prefix(self) -> str | None:
+        """What is dropped from the names of its tensors, or None."""
+
 
 Leaf = TypeVar("Leaf", bound=Named)
 
@@ -70,8 +74,13 @@ def label(leaf: Named) -> str:
     """Return the expression for a term: its name, or the path it is read from."""
     if leaf.name is not None:
         return leaf.name
-    quote = "'" if '"' in (leaf.path or "") else '"'
-    return f"checkpoint({quote}{leaf.path}{quote})"
+    prefix = "" if leaf.strip_prefix is None else f", strip_prefix={_quoted(leaf.strip_prefix)}"
+    return f"checkpoint({_quoted(leaf.path or '')}{prefix})"
+
+
+def _quoted(text: str) -> str:
+    quote = "'" if '"' in text else '"'
+    return f"{quote}{text}{quote}"
 
 
 def _term_texts(coefficient: Coefficient, name: str) -> list[str]:

@@ -26,6 +26,7 @@ class Operator:
     doc: str  # one sentence
     example: str  # an expression in base, a, b, c (models) and toxic (a task vector)
     parameters: tuple[str, ...] = ()  # names of a function's arguments; () for punctuation
+    keywords: tuple[str, ...] = ()  # arguments that are given by name or not at all
     variadic: bool = False  # more arguments may follow the named ones
     rule: Rule | None = None  # None: punctuation and file functions, which the evaluator does
 
@@ -173,10 +174,12 @@ OPERATORS = (
     ),
     Operator(
         "checkpoint",
-        'checkpoint("path")',
-        "The checkpoint in a file or folder; a task vector when the file is one.",
+        'checkpoint("path"), checkpoint("path", strip_prefix="model.")',
+        "The checkpoint in a file or folder; a task vector when the file is one. strip_prefix is "
+        "dropped from the names of its tensors.",
         'checkpoint("base")',
         ("path",),
+        ("strip_prefix",),
     ),
     Operator(
         "task",
@@ -184,6 +187,7 @@ OPERATORS = (
         "The task vector checkpoint(path) - base; a file that is a vector is taken as it is.",
         'base + task("ft")',
         ("path", "base"),
+        ("strip_prefix",),
     ),
 )
 FUNCTIONS = {operator.name: operator for operator in OPERATORS if operator.parameters}

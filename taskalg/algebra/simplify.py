@@ -20,7 +20,7 @@ from taskalg.algebra.operators import (
     negate,
 )
 from taskalg.algebra.selectors import Glob, Item, LayerRange, Selector
-from taskalg.algebra.weighted_sum import Reference, Sort, Value, WeightedSum
+from taskalg.algebra.weighted_sum import Reference, Value, WeightedSum
 from taskalg.errors import ExpressionError, KindError, Span, TaskalgError, quoted
 from taskalg.language.builder import MAX_NESTING
 from taskalg.language.nodes import (
@@ -190,9 +190,9 @@ class _Run:
         definition = self.environment.functions.get(node.function)
         signature = FUNCTIONS[node.function] if definition is None else _signature(definition)
         arguments = place(node, signature)
-        values: list[Value | String] = []
+        values: list[Value | String | None] = []
         for argument in arguments:
-            if isinstance(argument, String):
+            if argument is None or isinstance(argument, String):
                 values.append(argument)
             else:
                 values.append(self.value(argument, local, depth))
@@ -238,21 +238,33 @@ def _signature(definition: Definition) -> Operator:
 
 
 def _reference(
-    operator: Operator, values: Sequence[Value | String], written: Sequence[Node | String]
+    operator: Operator,
+    values: Sequence[Value | String | None],
+    written: Sequence[Node | String | None],
 ) -> Value:
     """Mention a checkpoint: `checkpoint("path")`, `task("path", base)`."""
-    path, base = values[0], values[1] if len(values) > 1 else None
+    names = (*operator.parameters, *operator.keywords)
+    given = dict(zip(names, values, strict=True))
+    at = {name: node.span for name, node in zip(names, written, strict=True) if node is not None}
+    path, base, prefix = given["path"], given.get("base"), given["strip_prefix"]
     if not isinstance(path, String):
         raise KindError(
             f"{operator.name} needs a path in quotes",
-            written[0].span,
+            at["path"],
             help=f'write {operator.name}("path")',
         )
     if isinstance(base, Coefficient | String):
-        raise KindError("a base is a checkpoint value", written[1].span)
-    sort: Sort = "task" if operator.name == "task" else "checkpoint"
-    folder = path.span.source.folder
-    reference = Reference(path.text, sort, base=base, folder=folder, span=path.span)
+        raise KindError("a base is a checkpoint value", at["base"])
+    if prefix is not None and not isinstance(prefix, String):
+        raise KindError("a prefix is a text in quotes", at["strip_prefix"])
+    reference = Reference(
+        path.text,
+        "task" if operator.name == "task" else "checkpoint",
+        base=base,
+        folder=path.span.source.folder,
+        span=path.span,
+        strip_prefix=None if prefix is None else prefix.text,
+    )
     return WeightedSum({reference: Coefficient(1)})
 
 
