@@ -6,7 +6,7 @@ thread that first needs them, shared by all, and dropped after the tensor's last
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -117,18 +117,28 @@ class Inputs:
             if product.multiply is None:
                 assert spec.factors is not None
                 product.multiply = self._engine.factored(self._load(operand, spec.factors))
-        product.multiply(piece.offset // F64.itemsize, into)
+        first = piece.offset // F64.itemsize
+        product.multiply(first, into)
+        if spec.factors is not None and spec.factors.onto is not None:
+            self._add(operand, spec.factors.onto, first, into)
         with self._lock:
             product.waiting -= 1
             if not product.waiting:
                 del self._products[key]
 
     def _load(self, operand: int, stored: LowRank) -> Factors:
-        a, b = (self._decoded(operand, spec) for spec in (stored.a, stored.b))
-        a, b = a.reshape(stored.a.shape[0], -1), b.reshape(stored.b.shape[0], -1)
+        a, b = np.ones((1, 1)), self._decoded(operand, stored.b).reshape(stored.b.shape[0], -1)
+        if stored.a is not None:
+            a = self._decoded(operand, stored.a).reshape(stored.a.shape[0], -1)
         if stored.transposed:
             a, b = np.ascontiguousarray(b.T), np.ascontiguousarray(a.T)
         return Factors(left=b, right=a, scale=stored.scale)
+
+    def _add(self, operand: int, stored: TensorSpec, first: int, into: Bytes) -> None:
+        """Add a range of a stored tensor's elements to those of a product."""
+        width, elements = stored.dtype.itemsize, into.view(np.float64)
+        offset, nbytes = stored.offset + first * width, elements.size * width
+        elements += self._decoded(operand, replace(stored, offset=offset, nbytes=nbytes))
 
     def _decoded(self, operand: int, spec: TensorSpec) -> NDArray[np.float64]:
         """Return a stored tensor's numbers, exactly: one times them, as the engine has it."""
