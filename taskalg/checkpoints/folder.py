@@ -12,10 +12,10 @@ from pathlib import Path
 from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, Part, TensorSpec, parts_of
 from taskalg.checkpoints.index import read_index, read_json
-from taskalg.checkpoints.pipeline import COMPONENTS, listed_folders
+from taskalg.checkpoints.pipeline import COMPONENTS, LISTS, listed_folders
 from taskalg.checkpoints.quantized import refuse_quantized, refuse_quantized_config
 from taskalg.checkpoints.safetensors import ShardHeader, read_header
-from taskalg.checkpoints.stems import KNOW_SHARDS, find_stem, is_weights
+from taskalg.checkpoints.stems import ALONE, find_stem, is_weights
 from taskalg.checkpoints.unsupported import refuse_folder
 from taskalg.errors import CheckpointError, listed, quoted
 
@@ -71,11 +71,18 @@ def open_folder(path: str, weights: Weights | None = None) -> Checkpoint:
     """
     root = Path(path)
     names = files.list_folder(root)
-    folders = ("",) if weights is not None else listed_folders(root, names)
+    has_list = not set(LISTS).isdisjoint(names)
+    folders = listed_folders(root, names) if weights is None else ("",)
     there = [folder for folder in folders if files.is_folder(root / folder)]
-    found = [_open_part(path, folder, weights) for folder in there]
-    opened = [part for part in found if part is not None]
-    if not opened:
+    opened = []
+    for folder in there:
+        found = _open_part(path, folder, weights)
+        if found is not None:
+            opened.append(found)
+        elif has_list:
+            _refuse_other_weights(root / folder)
+    if not opened or ("" in folders and all(part.part.folder for part in opened)):
+        refuse_folder(path, names)
         raise _no_model(path, names)
     headers = [header for part in opened for header in part.headers]
     is_task_vector = _is_task_vector(headers, path)
@@ -103,16 +110,13 @@ def _open_part(path: str, folder: str, weights: Weights | None) -> _Opened | Non
         weights = Weights(found.stem, ".safetensors", read_header, found.mark)
         notes = found.notes
     if weights is None or not weights.are_in(names):
-        refuse_folder(where, names)
-        if folder:
-            _refuse_other_weights(where, names)
         return None
     config = read_json(here / "config.json") if "config.json" in names else None
     refuse_quantized_config(config or {}, where)
     headers, tensors = _read(here, weights, names)
     refuse_quantized(tensors, where)
-    follows = weights.stem in KNOW_SHARDS and (config is None or bool(_OF_A_MODEL & config.keys()))
-    part = Part(folder, weights.stem, weights.index in names or follows)
+    knows = weights.stem not in ALONE and (config is None or bool(_OF_A_MODEL & config.keys()))
+    part = Part(folder, weights.stem, may_shard=knows or weights.index in names)
     notes += tuple(note for header in headers for note in header.notes)
     return _Opened(part, headers, tensors, notes)
 
@@ -256,11 +260,11 @@ def _absent(path: str, folders: Sequence[str]) -> CheckpointError:
     )
 
 
-def _refuse_other_weights(path: str, names: Sequence[str]) -> None:
-    found = [quoted(name) for name in names if is_weights(name)]
+def _refuse_other_weights(folder: Path) -> None:
+    found = [quoted(name) for name in files.list_folder(folder) if is_weights(name)]
     if found:
         raise CheckpointError(
-            f"{quoted(path)} holds weights that are not read: {listed(found)}",
+            f"{quoted(str(folder))} holds weights that are not read: {listed(found)}",
             note="without them the result would lack a part of the model",
             help="save the model again as safetensors, with the library that wrote it",
         )

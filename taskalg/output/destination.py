@@ -97,9 +97,15 @@ def previous_weights(
     entries = [name for part in parts for name in (part.single, part.index)]
     found = [name for part in parts for name in _weights_in(place, part.folder)]
     ours = [name for name in found if any(_belongs(name, part) for part in parts)]
-    lists = [place.root / name for name in LISTS if files.exists(place.root / name)]
-    shards = [place.root / name for name in ours if name not in entries]
-    return lists + [place.root / name for name in ours if name in entries], shards
+    lists = [name for name in LISTS if files.exists(place.root / name)]
+    first = sorted([name for name in ours if name in entries] + lists, key=_depth)
+    shards = [name for name in ours if name not in entries]
+    return [place.root / name for name in first], [place.root / name for name in shards]
+
+
+def _depth(name: str) -> int:
+    """Return when an entry goes: the model's own, then the list of its parts, then theirs."""
+    return 1 if name in LISTS else 2 * name.count("/")
 
 
 def _weights_in(place: Destination, folder: str) -> list[str]:
@@ -231,7 +237,10 @@ def _check_mixture(
     found = [name for folder in folders for name in _weights_in(place, folder)]
     foreign = [name for name in found if not any(_belongs(name, part) for part in parts)]
     replaced = {side_file.name for side_file in side_files}
-    foreign += [name for name in (CONFIG_NAME, *LISTS) if name in {*names} - replaced]
+    configs = [f"{folder}/{CONFIG_NAME}" for folder in folders if folder in names]
+    found = [name for name in configs if files.exists(place.root / name)]
+    found += [name for name in (CONFIG_NAME, *LISTS) if name in names]
+    foreign += [name for name in found if name not in replaced]
     if foreign:
         shown = listed([quoted(name) for name in foreign])
         raise OutputError(

@@ -5,11 +5,12 @@ until then the targets of the others are no model, and the next run removes them
 removed before the sources are, so that no source can be missing for another reason.
 
 What a loader looks for first comes last: shards and side files, then the index or the single file
-of each part, those of sub-folders before the output's own, then the list of a pipeline's parts.
+of each part in a sub-folder, then that of the output's own folder or, where a pipeline has none,
+the list of its parts.
 """
 
 import json
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -37,18 +38,20 @@ def temporary(shard: int) -> str:
     return f"shard-{shard}"
 
 
-def in_stages(moves: Iterable[Move], entries: Container[str]) -> list[list[Move]]:
+def in_stages(moves: Sequence[Move], entries: Container[str]) -> list[list[Move]]:
     """Return moves in the order of publishing, in groups; the disk has each before the next.
 
     Args:
         moves: all of them.
         entries: targets that a loader of one part looks for first.
     """
+    found = [move.target for move in moves if move.target in entries]
+    ranks = {target: 1 if "/" in target else 2 for target in found}
+    if 2 not in ranks.values():
+        ranks |= dict.fromkeys(LISTS, 2)
 
     def stage(move: Move) -> int:
-        if move.target in LISTS:
-            return 3
-        return 0 if move.target not in entries else 1 if "/" in move.target else 2
+        return ranks.get(move.target, 0)
 
     return [list(group) for _, group in groupby(sorted(moves, key=stage), stage)]
 
