@@ -14,6 +14,7 @@ from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.selectors import places
 from taskalg.algebra.weighted_sum import WeightedSum
 from taskalg.checkpoints.base import Checkpoint, TensorSpec
+from taskalg.checkpoints.orientation import turned
 from taskalg.donor import opened
 from taskalg.errors import UsageError, quoted
 from taskalg.naming.buffers import is_derived
@@ -139,6 +140,8 @@ class _Aligner:
                 checkpoint = with_names(checkpoint, match.names)
             if match is not None or 2 * self._matching(side) >= len(side.needed):
                 ties = self._ties(checkpoint, part)
+        if checkpoint.is_sparse:
+            checkpoint = turned(checkpoint, self.donor)
         checkpoint, own, lacking = self._buffers(_tied(checkpoint, ties), part)
         return checkpoint, Alignment(match, None, ties, own, lacking)
 
