@@ -32,12 +32,14 @@ class Faults:
         error: BaseException | None = None,
         only: tuple[str, ...] = (),
         short: bool = False,
+        starting: str = "",
     ) -> None:
         self.at = at  # the first call counts 1; 0 never fails
         self.sticky = sticky
         self.error = error or OSError(errno.EIO, "Input/output error")
         self.only = only  # names of calls that count; all if empty
         self.short = short  # reads and writes move one byte where they would fail
+        self.starting = starting  # only calls of this name count until one fails
         self.calls: list[str] = []
         self.failed = False
         self._open: set[int] = set()
@@ -54,7 +56,8 @@ class Faults:
 
         def counted(*arguments: Any) -> Any:
             with self._lock:
-                self.calls.append(name)
+                if not self.starting or name == self.starting or self.failed:
+                    self.calls.append(name)
                 number = len(self.calls)
             if self.at and (number == self.at or (self.sticky and number > self.at)):
                 self.failed = True
@@ -89,6 +92,11 @@ class Faults:
             if name == "close":
                 self._open.discard(arguments[0])
 
+    def kill(self) -> BaseException:
+        """Let no call go through from here on, as after kill -9, and return what to raise."""
+        self.at, self.sticky, self.error = 1, True, Killed()
+        return self.error
+
     def end(self) -> None:
         """Close what is still open, as the system does at the end of a process."""
         for fd in self._open:
@@ -104,6 +112,13 @@ class Killed(BaseException):
 def inject(monkeypatch: pytest.MonkeyPatch, faults: Faults) -> None:
     """Put `faults` under all I/O of the package until the test ends."""
     monkeypatch.setattr(system, "primitives", faults.primitives(system.primitives))
+
+
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sync nothing: a thousand runs would wait for the disk."""
+    nothing: Any = lambda fd: None  # noqa: E731
+    quick = dataclasses.replace(system.primitives, fsync=nothing, fsync_folder=nothing)
+    monkeypatch.setattr(system, "primitives", quick)
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:

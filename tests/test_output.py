@@ -27,7 +27,7 @@ from taskalg.output.layout import OutputTensor, ShardLayout, indexes, lay_out
 from taskalg.output.moves import MOVES_NAME
 from taskalg.output.publish import stage
 from taskalg.output.sidefiles import SideFile, side_files
-from tests.faults import FIELDS, Faults, Killed, inject
+from tests.faults import FIELDS, Faults, Killed, inject, unsynced
 
 INDEX = "model.safetensors.index.json"
 SHARDS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
@@ -37,10 +37,7 @@ DTYPES = st.sampled_from(list(BY_CODE.values()))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sync nothing: a thousand runs would wait for the disk."""
-    calls = {name: getattr(system.primitives, name) for name in FIELDS}
-    calls |= {"fsync": lambda fd: None, "fsync_folder": lambda fd: None}
-    monkeypatch.setattr(system, "primitives", system.Primitives(**calls))
+    unsynced(monkeypatch)
 
 
 def rerun(out: Path, way: str, expected: dict[str, bytes], overwrite: bool) -> None:
