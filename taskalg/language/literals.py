@@ -14,14 +14,19 @@ def exact(text: str, span: Span | None = None) -> Fraction:
     Raises:
         ExpressionError: it needs more than 4,096 bits above or below the line.
     """
-    mantissa, _, exponent = text.replace("_", "").lower().partition("e")
-    digits = mantissa.replace(".", "").strip("0")
+    mantissa, _, power = text.replace("_", "").lower().partition("e")
+    whole, _, decimals = mantissa.partition(".")
+    zeroless = (whole + decimals).rstrip("0")
+    digits, places = zeroless.lstrip("0"), len(whole) - len(zeroless)  # value: digits * 10**places
     if not digits:
         return Fraction(0)
-    size = len(exponent.lstrip("+-0"))
-    if len(digits) > _MAX_DIGITS or size > 4 or abs(int(exponent or 0)) > 2 * _MAX_DIGITS:
+    exponent = power.lstrip("+-").lstrip("0") or "0"
+    if len(digits) > _MAX_DIGITS or len(exponent) > 9:  # Python's own limit is 4,300 digits
         raise too_long(span)
-    value = Fraction(f"{mantissa}e{exponent or 0}")
+    places += -int(exponent) if power.startswith("-") else int(exponent)
+    if abs(places) > 2 * _MAX_DIGITS:
+        raise too_long(span)
+    value = int(digits) * Fraction(10) ** places
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
         raise too_long(span)
     return value
