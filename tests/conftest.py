@@ -1,6 +1,10 @@
-"""Strictest mode, and the same examples on every run unless someone asks for others."""
+"""Strictest mode, no network, and the same examples on every run unless someone wants others."""
+
+import os
 
 from hypothesis import HealthCheck, settings
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the library is imported; test_hub.py has its own Hub
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 

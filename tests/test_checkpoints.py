@@ -550,12 +550,11 @@ def test_files_of_other_formats_are_named(tmp_path: Path, name: str) -> None:
 
 
 REMOTE = {
-    "org/name": "run: hf download org/name --local-dir name",
-    "org/name@v1": "run: hf download org/name --revision v1 --local-dir name",
-    "hf://org/name": "run: hf download org/name --local-dir name",
-    "hf://datasets/org/name": "is an address",
+    "org/name": "'hf://org/name' is not in the cache",  # the tests are offline; see test_hub.py
+    "hf://datasets/org/name": "it is a dataset",
     "s3://bucket/name": "is an address",
     "https://host/name": "is an address",
+    "https://huggingface.co/org/name/tree/main": "write hf://org/name",
 }
 
 
@@ -573,7 +572,8 @@ def test_a_path_that_is_nearly_right(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     assert "did you mean 'models/llama-base.safetensors'?" in refusal(Path("models/lama-base"))
     assert "did you mean 'models'?" in refusal(Path("model"))
-    assert "help" not in refusal(Path("models/xyz"))
+    assert "help: if it is a model on the Hub, write hf://models/xyz" in refusal(Path("models/xyz"))
+    assert "help" not in refusal(Path("models/x y"))
     assert "nor is there a folder '/absent/folder'" in refusal(Path("/absent/folder/model"))
 
 

@@ -36,6 +36,14 @@ class TensorSpec:
         """Bytes that are read to get all of it."""
         return self.nbytes if self.factors is None else self.factors.nbytes
 
+    @property
+    def shards(self) -> set[int]:
+        """Indices of the shards that are read to get it."""
+        if self.factors is None:
+            return {self.shard}
+        stored = (self.factors.a, self.factors.b, self.factors.onto)
+        return {spec.shard for spec in stored if spec is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
@@ -60,11 +68,30 @@ class LowRank:
 
 
 @dataclass(frozen=True)
+class RemoteFile:
+    """A file of a model on the Hub that is not on this machine yet, pinned to a commit."""
+
+    repository: str  # "org/name"
+    commit: str
+    path: str  # inside the repository
+    size: int  # [bytes]
+    etag: str | None  # names its content; the SHA-256 of a large file; None when nobody said
+
+    @property
+    def called(self) -> str:
+        """What messages call it, which can be typed too."""
+        return f"hf://{self.repository}@{self.commit[:7]}/{self.path}"
+
+
+@dataclass(frozen=True)
 class Shard:
     """One file of a checkpoint, and the state it was in when its header was read."""
 
-    path: Path
+    path: Path  # where it is, or where it will be once it is downloaded
     fingerprint: Fingerprint
+    remote: RemoteFile | None = None  # where it is until then; None when it is here
+    header_hash: str = ""  # SHA-256 of its header
+    sha256: str | None = None  # of all of it, when the Hub or its cache says so
 
 
 @dataclass(frozen=True)
@@ -169,7 +196,8 @@ def check_unchanged(checkpoint: Checkpoint) -> None:
         CheckpointError: a shard changed since, or is gone.
     """
     for shard in checkpoint.shards:
-        _compare(shard, files.fingerprint(shard.path))
+        if shard.remote is None:
+            _compare(shard, files.fingerprint(shard.path))
 
 
 def _compare(shard: Shard, now: Fingerprint) -> None:

@@ -1,11 +1,13 @@
 """One safetensors file: its header becomes a shard, its tensors' places and its metadata."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, Shard, TensorSpec
 from taskalg.checkpoints.header import parse_header
+from taskalg.checkpoints.hub.paths import cached_sha256
 from taskalg.checkpoints.quantized import refuse_quantized
 from taskalg.checkpoints.unsupported import refuse_content, refuse_factors
 from taskalg.errors import CheckpointError, quoted
@@ -39,7 +41,9 @@ def read_header(path: Path, shard: int = 0) -> ShardHeader:
         content, mark.size - 8 - len(content), path=str(path), shard=shard
     )
     is_task_vector = metadata.get("taskalg") == "task-vector"
-    return ShardHeader(Shard(path, mark), tuple(specs), is_task_vector)
+    digest = hashlib.sha256(content).hexdigest()
+    found = Shard(path, mark, header_hash=digest, sha256=cached_sha256(path))
+    return ShardHeader(found, tuple(specs), is_task_vector)
 
 
 def open_file(path: str) -> Checkpoint:

@@ -132,21 +132,15 @@ def refuse_factors(names: Collection[str], path: str) -> None:
                 )
 
 
-def refuse_remote(path: str) -> None:
-    """Refuse an address, or what looks like the name of a model on the Hub.
+def refuse_address(path: str) -> None:
+    """Refuse an address that is not the Hub's.
 
     Raises:
-        CheckpointError: it is one. `path` is known not to be on this machine.
+        CheckpointError: it is one.
     """
-    model = re.fullmatch(r"(?:hf://)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", path)
-    if model is not None and not path.startswith(("./", "../")):
-        revision = f" --revision {model[2]}" if model[2] else ""
-        name = model[1].rpartition("/")[2]
-        raise CheckpointError(
-            f"there is no {quoted(path)} on this machine",
-            note="it may be a model on the Hub; those are not read directly yet",
-            help=f"run: hf download {model[1]}{revision} --local-dir {name}",
-        )
+    page = re.match(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", path)
+    if page is not None:
+        raise _refusal(path, "a page, not the weights", f"write hf://{page[1]}")
     if re.match(r"[a-z][a-z0-9+]+://", path):
         raise _refusal(path, "an address", "download it and give the path")
 
