@@ -190,10 +190,11 @@ class _Aligner:
 
 def _side(checkpoint: Checkpoint) -> Side:
     """Tell names that must agree from those that savers store or leave out as they like."""
+    floating = [spec for spec in checkpoint.tensors.values() if spec.dtype.is_floating]
     needed = [
-        name
-        for name, spec in checkpoint.tensors.items()
-        if spec.dtype.is_floating and not is_derived(spec) and not may_be_tied(name)
+        spec.name
+        for spec in floating
+        if checkpoint.is_sparse or not (is_derived(spec) or may_be_tied(spec.name))
     ]
     return Side(checkpoint.tensors, needed)
 
