@@ -1,6 +1,7 @@
 """The terminal: how arguments are read, errors shown and progress drawn; no command is here."""
 
 import errno
+import logging
 import re
 import signal
 import sys
@@ -12,12 +13,13 @@ from typing import IO, Any, NoReturn
 
 import click
 
-from taskalg.errors import OutputError, TaskalgError
+from taskalg.errors import OutputError, TaskalgError, printable
 from taskalg.stream import Progress
 from taskalg.units import bytes_text
 
 _CARETS = re.compile(r"^( +\| +)(\^+)$", re.MULTILINE)
 _OPTION = re.compile(r"--[A-Za-z][A-Za-z-]*(=.*)?", re.DOTALL)
+_LOG = logging.getLogger("taskalg")
 _BUG, _INTERRUPTED = 70, 130  # exit codes; the others belong to the errors
 
 
@@ -43,7 +45,7 @@ class Tool(click.Group):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
         try:
-            with _terminating():
+            with _terminating(), _announcing():
                 return super().invoke(ctx)
         except TaskalgError as error:
             raise Failure(error) from None
@@ -121,9 +123,31 @@ def _terminating() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class _Announcer(logging.Handler):
+    """Shows what the package logs, such as what it is about to download."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message."""
+        click.echo(printable(record.getMessage()), err=True)
+
+
+@contextmanager
+def _announcing() -> Iterator[None]:
+    announcer, before = _Announcer(), _LOG.level
+    _LOG.addHandler(announcer)
+    _LOG.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _LOG.removeHandler(announcer)
+        _LOG.setLevel(before)
+
+
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
     """Yield what draws progress: a bar on a terminal, nothing in a pipe or when quiet."""
+    if quiet:
+        _LOG.setLevel(logging.WARNING)
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -140,10 +164,13 @@ class _Bar:
     def __init__(self) -> None:
         self._display: Any = None
         self._task: Any = None
+        self._doing = ""
 
     def show(self, progress: Progress) -> None:
         """Draw."""
-        if self._display is None:
+        if self._doing != progress.doing:
+            self.close()
+            self._doing = progress.doing
             self._start(progress.total)
         size = f"{bytes_text(progress.done)} of {bytes_text(progress.total)}"
         self._display.update(self._task, completed=progress.done, size=size)
@@ -165,7 +192,7 @@ class _Bar:
         from rich.progress import Progress as Display
 
         self._display = Display(
-            TextColumn("merging"),
+            TextColumn(self._doing),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[size]}"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from taskalg.algebra.kinds import Kind
 from taskalg.blocks import cut
 from taskalg.checkpoints.base import Checkpoint
+from taskalg.checkpoints.hub.fetch import fetched
 from taskalg.donor import opened
 from taskalg.engines.base import Engine
 from taskalg.engines.registry import get_engine
@@ -20,7 +21,7 @@ from taskalg.plan import Plan, Step
 from taskalg.remarks import remarks, warnings
 from taskalg.report import Report
 from taskalg.sinks import FileSink
-from taskalg.stream import Pass, Settings
+from taskalg.stream import Pass, Progress, Settings
 
 
 def execute(
@@ -36,14 +37,14 @@ def execute(
 
     Raises:
         OutputError: the output cannot be written, or is in the way.
-        CheckpointError: an input cannot be read, or changed meanwhile.
+        CheckpointError: an input cannot be read or downloaded, or changed meanwhile.
         OverflowingError: a result overflowed where no input did, and that is an error.
         MismatchError: integer tensors differ, and `strict` is set.
 
     Memory: 128 MB of buffers at most, whatever the model, the threads and the terms.
     """
     settings = settings or Settings()
-    inputs = [opened(operand) for operand in plan.operands]
+    inputs = fetched_inputs(plan, settings)
     layouts = output_layouts(plan, out, settings.shard_size)
     sides = output_side_files(plan, inputs[plan.donor], out, layouts)
     warned = warnings(plan, out)
@@ -70,6 +71,14 @@ def execute(
         tally=run.tally,
         notes=(*(text for _, text in remarks(plan)), *run.notes(), *warned),
     )
+
+
+def fetched_inputs(plan: Plan, settings: Settings) -> list[Checkpoint]:
+    """Return a plan's checkpoints, what will be read of those on the Hub downloaded.
+
+    Raises:
+        CheckpointError: something cannot be had.
+    """
 
 
 def output_layouts(plan: Plan, out: Path, shard_size: int = SHARD_SIZE) -> tuple[ShardLayout, ...]:

@@ -31,8 +31,9 @@ _COPY = 64 << 20  # bytes copied between two looks at whether to stop
 class Progress:
     """How far a run is."""
 
-    done: int  # bytes read and written so far
-    total: int  # bytes that will be read and written
+    done: int  # bytes read and written so far, or downloaded
+    total: int  # bytes that will be
+    doing: str = "merging"  # or "downloading", which comes first
 
 
 @dataclass(frozen=True)
