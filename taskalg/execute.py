@@ -80,6 +80,23 @@ def fetched_inputs(plan: Plan, settings: Settings) -> list[Checkpoint]:
         CheckpointError: something cannot be had.
     """
 
+    def report(done: int, total: int) -> None:
+        if settings.progress is not None:
+            settings.progress(Progress(done, total, "downloading"))
+
+    wanted: list[set[int]] = [set() for _ in plan.operands]  # shards of each operand
+    for step in plan.steps:
+        operands = plan.combinations[step.combination].operands
+        for operand, source in zip(operands, step.sources, strict=True):
+            wanted[operand] |= source.shards
+    for comparison in plan.comparisons:
+        wanted[plan.donor] |= comparison.donor.shards
+        wanted[comparison.operand] |= comparison.other.shards
+    for copies in plan.aligned.copies:
+        wanted[copies.operand] |= copies.one.shards | copies.other.shards
+    inputs = [opened(operand) for operand in plan.operands]
+    return [fetched(*pair, report) for pair in zip(inputs, wanted, strict=True)]
+
 
 def output_layouts(plan: Plan, out: Path, shard_size: int = SHARD_SIZE) -> tuple[ShardLayout, ...]:
     """Return the files of weights that a plan writes to `out`."""
