@@ -1,7 +1,8 @@
 """Which files hold a part's weights: one single file, or an index and the shards it lists.
 
-Every library has its own name for them. `model.safetensors` is that of transformers, and its
-shards and index are called accordingly.
+Every library has its own name for them: `model.safetensors` is that of transformers and timm,
+`diffusion_pytorch_model.safetensors` that of diffusers, and `consolidated.safetensors` that of
+Mistral's own code. Their shards and indexes are called accordingly.
 """
 
 import re
@@ -11,9 +12,9 @@ from pathlib import Path
 
 from taskalg.errors import CheckpointError, listed, quoted
 
-# transformers and timm; diffusers; open_clip; Mistral's own layout. The first one found is taken.
+# What loads the last two knows no shards, unless there are some already.
 STEMS = ("model", "diffusion_pytorch_model", "open_clip_model", "consolidated")
-KNOW_SHARDS = STEMS[:2]  # what is loaded by a library that follows an index
+ALONE = STEMS[2:]
 _WEIGHTS = (
     r".*\.(safetensors|bin|pt|pth|ckpt|gguf|ggml|h5|msgpack|npz|npy|pkl|pickle|distcp|ot"
     r"|onnx|onnx_data|pb|tflite|mlmodel|engine|nemo)|.*\.data-\d+-of-\d+"
@@ -53,8 +54,8 @@ def find_stem(folder: Path, names: Sequence[str]) -> Found | None:
     found = {stem: marks for stem in STEMS if (marks := _variants(stem, names))}
     if not found:
         return None
-    if found.keys() >= set(KNOW_SHARDS):
-        raise _ambiguous(folder, "weights of transformers and of diffusers", KNOW_SHARDS)
+    if found.keys() >= set(STEMS[:2]):
+        raise _ambiguous(folder, "weights of transformers and of diffusers", STEMS[:2])
     stem, marks = next(iter(found.items()))
     if "" not in marks and len(marks) > 1:
         raise _ambiguous(folder, "several variants", [f"{stem}.{mark}" for mark in marks])
