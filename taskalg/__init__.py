@@ -12,11 +12,14 @@ from taskalg.errors import (
     TaskalgError,
     UnknownNameError,
     UsageError,
+    VerificationError,
 )
 from taskalg.recipe import Recipe
 from taskalg.report import Report
+from taskalg.rerun import rerun
 from taskalg.selection import exclude
 from taskalg.stream import Progress
+from taskalg.verify import Verification, verify
 from taskalg.version import __version__
 
 __all__ = [
@@ -33,6 +36,8 @@ __all__ = [
     "TaskalgError",
     "UnknownNameError",
     "UsageError",
+    "Verification",
+    "VerificationError",
     "__version__",
     "analogy",
     "checkpoint",
@@ -41,5 +46,7 @@ __all__ = [
     "lerp",
     "mean",
     "ramp",
+    "rerun",
     "task",
+    "verify",
 ]

@@ -113,7 +113,7 @@ def strip_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
                 f"without {quoted(prefix)} two tensors of {quoted(checkpoint.path)} have one name",
                 note=f"it holds {quoted(name)} and {quoted(new)}",
             )
-    return with_names(checkpoint, names)
+    return replace(with_names(checkpoint, names), stripped=prefix)
 
 
 class _Aligner:

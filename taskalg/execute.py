@@ -18,6 +18,7 @@ from taskalg.output.layout import SHARD_SIZE, OutputTensor, ShardLayout, lay_out
 from taskalg.output.publish import stage
 from taskalg.output.sidefiles import SideFile, list_of_parts, side_files
 from taskalg.plan import Plan, Step
+from taskalg.provenance import Record, generated_files, stored_outputs
 from taskalg.remarks import remarks, warnings
 from taskalg.report import Report
 from taskalg.sinks import FileSink
@@ -25,7 +26,12 @@ from taskalg.stream import Pass, Progress, Settings
 
 
 def execute(
-    plan: Plan, engine: Engine | str, out: Path, settings: Settings | None = None
+    plan: Plan,
+    engine: Engine | str,
+    out: Path,
+    settings: Settings | None = None,
+    *,
+    record: Record | None = None,
 ) -> Report:
     """Evaluate a plan and publish the result.
 
@@ -34,6 +40,7 @@ def execute(
         engine: an engine, or the name of one; it is loaded while the output's space is reserved.
         out: a folder, or one file when it ends in `.safetensors`.
         settings: how to run.
+        record: what the manifest says besides; None for an output without one.
 
     Raises:
         OutputError: the output cannot be written, or is in the way.
@@ -57,6 +64,10 @@ def execute(
             run = Pass(plan, loaded, inputs, settings)
         start = time.perf_counter()
         run.run(cut(plan, layouts, threads), FileSink(staged.files), threads)
+        if record is not None and not is_file_output(out):
+            outputs = stored_outputs(layouts, staged.digests() if record.hashed else {})
+            for made in generated_files(plan, record, settings, outputs, sides):
+                staged.add(made)
         staged.publish()
         seconds = time.perf_counter() - start
     return Report(
@@ -96,6 +107,18 @@ def fetched_inputs(plan: Plan, settings: Settings) -> list[Checkpoint]:
         wanted[copies.operand] |= copies.one.shards | copies.other.shards
     inputs = [opened(operand) for operand in plan.operands]
     return [fetched(*pair, report) for pair in zip(inputs, wanted, strict=True)]
+
+
+def rehearse(plan: Plan, out: Path, settings: Settings) -> None:
+    """Refuse what `execute` would refuse before it writes anything. Creates nothing.
+
+    Raises:
+        OutputError: the output cannot be written, or is in the way.
+    """
+    inputs = [opened(operand) for operand in plan.operands]
+    layouts = output_layouts(plan, out, settings.shard_size)
+    sides = output_side_files(plan, inputs[plan.donor], out, layouts)
+    stage(out, layouts, inputs=inputs, overwrite=settings.overwrite, side_files=sides).rehearse()
 
 
 def output_layouts(plan: Plan, out: Path, shard_size: int = SHARD_SIZE) -> tuple[ShardLayout, ...]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,19 @@ from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.rationals import decimal_text
 from taskalg.blocks import arena_size
+from taskalg.coefficients import coefficients_json, members_by_class
 from taskalg.donor import opened
 from taskalg.dtypes import F64
 from taskalg.engines.base import WeightedSumSpec
 from taskalg.engines.tiers import UNLIMITED, tier_note
 from taskalg.errors import LISTED, listed, printable, quoted
-from taskalg.execute import output_layouts
+from taskalg.execute import output_layouts, rehearse
 from taskalg.machine import available_threads
 from taskalg.output.destination import is_file_output
 from taskalg.output.layout import SHARD_SIZE
 from taskalg.plan import Plan, Usage
 from taskalg.remarks import remarks, remarks_json, warnings
+from taskalg.stream import Settings
 from taskalg.units import bytes_text
 
 SCHEMA = 1  # of every JSON object the package prints; grows when a name changes its meaning
@@ -63,6 +64,15 @@ class Explanation:
         return "\n\n".join(block for block in blocks if block)
 
     __repr__ = __str__
+
+    def rehearse(self, *, overwrite: bool = False) -> None:
+        """Refuse what `save` would refuse before it writes anything. Creates nothing.
+
+        Raises:
+            OutputError: the output cannot be written, or is in the way.
+        """
+        settings = Settings(overwrite=overwrite, shard_size=self.shard_size)
+        rehearse(self.plan, self.out, settings)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as a JSON object: exact coefficients as "p/q", sizes in bytes."""
@@ -116,46 +126,12 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "kind": str(plan.kind),
         "simplified": str(plan.total),
-        "coefficients": coefficients_json(plan),
+        "coefficients": coefficients_json(plan, [usage.operand.called for usage in plan.usage]),
         "checkpoints_read": [usage.operand.called for usage in plan.usage if usage.tensors],
         "checkpoints_cancelled": [
             usage.operand.called for usage in plan.usage if not usage.tensors
         ],
     }
-
-
-def coefficients_json(plan: Plan) -> Any:
-    """Return coefficients as "p/q" by checkpoint; when they vary, one object per class."""
-    parts = [part for _, part in plan.total.terms]
-    names = [usage.operand.called for usage in plan.usage]
-    if all(part.constant is not None for part in parts):
-        values = [part.constant or Fraction(0) for part in parts]
-        return {name: fraction_text(v) for name, v in zip(names, values, strict=True) if v}
-    members = members_by_class(plan)
-    return [
-        {
-            "tensors": len(members[index]),
-            "examples": members[index][:LISTED],
-            "coefficients": {
-                name: fraction_text(value) for name, value in zip(names, row, strict=True) if value
-            },
-        }
-        for index, row in enumerate(plan.fit.table.classes)
-        if members[index]
-    ]
-
-
-def fraction_text(value: Fraction) -> str:
-    """Print a coefficient for a program: always "p/q"."""
-    return f"{value.numerator}/{value.denominator}"
-
-
-def members_by_class(plan: Plan) -> list[list[str]]:
-    """Return the output tensors of each class of coefficients."""
-    members: list[list[str]] = [[] for _ in plan.fit.table.classes]
-    for step in plan.tensors:
-        members[plan.fit.table.of[step.name]].append(step.name)
-    return members
 
 
 def _adds_up(kind: Kind) -> str:

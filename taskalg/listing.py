@@ -9,11 +9,13 @@ from taskalg.algebra.kinds import Kind
 from taskalg.algebra.operators import OPERATORS
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.checkpoints.registry import open_checkpoint
+from taskalg.coefficients import fraction_text
 from taskalg.errors import printable
-from taskalg.explain import SCHEMA, fraction_text, plan_json
+from taskalg.explain import SCHEMA, plan_json
 from taskalg.recipe import Recipe
 from taskalg.report import Report
 from taskalg.units import bytes_text
+from taskalg.verify import Verification
 
 __all__ = [
     "check_json",
@@ -25,6 +27,7 @@ __all__ = [
     "operators_text",
     "receipt",
     "report_json",
+    "verification_json",
 ]
 
 
@@ -70,6 +73,24 @@ def report_json(report: Report) -> dict[str, Any]:
         "tier2": report.tally.tier2,
         "tier3": report.tally.tier3,
         "notes": list(report.notes),
+    }
+
+
+def verification_json(found: Verification) -> dict[str, Any]:
+    """Return what a verification found, sizes in bytes."""
+    return {
+        "schema": SCHEMA,
+        "out": str(found.out),
+        "ok": found.ok,
+        "method": found.method,
+        "tensors": found.tensors,
+        "bytes": found.nbytes,
+        "bytes_compared": found.compared,
+        "problems": list(found.problems),
+        "differences": [
+            {"name": one.name, "elements": one.elements, "bytes": one.nbytes}
+            for one in found.differences
+        ],
     }
 
 

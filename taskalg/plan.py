@@ -78,6 +78,17 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Choices:
+    """What the user decides about a plan besides the expression."""
+
+    donor: str | None = None  # a name; None for the rule of choose_donor
+    dtype: DType | None = None  # of floating tensors; None follows the donor
+    allow_partial: bool = False
+    only_shared: bool = False
+    rows: str = "all"  # or "common", where numbers of rows differ
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that will be read, combined and written; nothing of when or how fast."""
 
@@ -88,6 +99,7 @@ class Plan:
     comparisons: tuple[Comparison, ...]
     usage: tuple[Usage, ...]  # one for each operand
     fit: Fit  # coefficients by tensor, and what --only-shared left out
+    choices: Choices  # what it was made with
 
     @property
     def total(self) -> Resolved:
@@ -125,17 +137,6 @@ class Plan:
         return sum(step.nbytes for step in self.steps)
 
 
-@dataclass(frozen=True)
-class Choices:
-    """What the user decides about a plan besides the expression."""
-
-    donor: str | None = None  # a name; None for the rule of choose_donor
-    dtype: DType | None = None  # of floating tensors; None follows the donor
-    allow_partial: bool = False
-    only_shared: bool = False
-    rows: str = "all"  # or "common", where numbers of rows differ
-
-
 def make_plan(
     total: Resolved, choices: Choices | None = None, items: Mapping[Item, Span] | None = None
 ) -> Plan:
@@ -166,15 +167,15 @@ def make_plan(
     fitted = fit(aligned, only_shared=choices.only_shared, rows=choices.rows)
     check_items(total, items or {}, fitted.places)
     check_something_left(total, fitted.table)
-    return _Planner(aligned, found, choices.dtype, fitted).plan()
+    return _Planner(aligned, found, choices, fitted).plan()
 
 
 class _Planner:
     """Collects steps; the combinations they share are numbered as they come."""
 
-    def __init__(self, aligned: Aligned, kind: Kind, dtype: DType | None, fitted: Fit) -> None:
+    def __init__(self, aligned: Aligned, kind: Kind, choices: Choices, fitted: Fit) -> None:
         self.aligned, self.donor, self.kind = aligned, aligned.donor, kind
-        self.dtype, self.fit = dtype, fitted
+        self.choices, self.dtype, self.fit = choices, choices.dtype, fitted
         self.tensors = [opened(operand).tensors for operand, _ in aligned.total.terms]
         self.taking_part = [terms_of(row) for row in fitted.table.classes]
         self.rows = [tuple(value for value in row if value) for row in fitted.table.classes]
@@ -200,6 +201,7 @@ class _Planner:
             tuple(self.comparisons),
             self._usage(),
             self.fit,
+            self.choices,
         )
 
     def _combine(self, spec: TensorSpec) -> None:

@@ -11,6 +11,7 @@ from taskalg.execute import execute
 from taskalg.explain import Explanation
 from taskalg.expression import Expression
 from taskalg.plan import Choices, Plan, make_plan
+from taskalg.provenance import Record
 from taskalg.report import Report
 from taskalg.stream import Progress, Settings
 from taskalg.units import parse_size
@@ -101,6 +102,7 @@ class Recipe(Expression):
         allow_partial: bool = False,
         only_shared: bool = False,
         rows: str = "all",
+        hash: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Report:
         """Evaluate and publish: all of it, or nothing.
@@ -120,6 +122,7 @@ class Recipe(Expression):
             allow_partial: whether coefficients may add up to something else than 1 or 0.
             only_shared: combine only the tensors that every term has.
             rows: "common" to combine the rows that all have, where vocabularies differ in size.
+            hash: whether the manifest has the SHA-256 of every file read and written.
             progress: called with a `Progress` about ten times a second; cancels by raising.
 
         Raises:
@@ -144,4 +147,5 @@ class Recipe(Expression):
             shard_size=parse_size(shard_size) if isinstance(shard_size, str) else shard_size,
             progress=progress,
         )
-        return execute(plan, check_engine(engine), Path(out).expanduser(), settings)
+        record = Record(self.written, hashed=hash)
+        return execute(plan, check_engine(engine), Path(out).expanduser(), settings, record=record)

@@ -32,13 +32,17 @@ FLOORS = (
     ("difference", "mismatch"),
     ("fit",),
     ("expression", "plan"),
-    ("blocks", "report", "sinks"),
-    ("reading", "remarks"),
+    ("blocks", "coefficients", "plan_digest", "report", "sinks"),
+    ("compare", "reading", "remarks"),
     ("stream",),
+    ("provenance",),
     ("console", "execute"),
+    ("adapters",),
     ("explain",),
     ("recipe",),
-    ("api", "listing"),
+    ("api", "rerun"),
+    ("verify",),
+    ("listing",),
     ("names",),
     ("demo", "__init__"),
     ("cli",),
@@ -268,7 +272,7 @@ def test_every_product_of_a_stage_is_frozen() -> None:
 
 def test_there_are_no_keyword_dicts_no_prints_and_no_exits_outside_the_command_line() -> None:
     for path in FILES:
-        if module_name(path) in ("cli.look", "cli.produce", "__main__", "console", "demo", "names"):
+        if module_name(path).partition(".")[0] in ("cli", "__main__", "console", "demo", "names"):
             continue
         assert bad_manners(parsed(path)) == [], module_name(path)
 

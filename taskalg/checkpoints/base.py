@@ -159,6 +159,7 @@ class Checkpoint:
     parts: tuple[Part, ...] = (WHOLE_MODEL,)  # in the order of their tensors
     arrays: tuple[NDArray[np.uint8], ...] = ()  # in memory, in place of shards
     origin: str | None = None  # where it came from, when that is known: "org/name@commit"
+    stripped: str | None = None  # the prefix that the user had dropped from its tensors' names
     notes: tuple[str, ...] = ()  # what a user should know about it, a sentence each
 
     @property

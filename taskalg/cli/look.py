@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from taskalg import listing
-from taskalg.cli.options import choices, json_option, print_json
+from taskalg.cli.options import choices, json_option, print_json, show
 from taskalg.compiler import read_recipe, recipe_source
 from taskalg.console import ExpressionCommand
 from taskalg.errors import quoted
@@ -34,11 +34,7 @@ def explain(
     taskalg explain "base + 0.4*math" --base llama/ --task math=llama-math/
     """
     recipe = names.recipe(expr)
-    explanation = recipe.explain(out, **settings)
-    if as_json:
-        print_json(explanation.to_json())
-    else:
-        click.echo(str(explanation))
+    show(recipe.explain(out, **settings), as_json)
 
 
 @click.command(cls=ExpressionCommand)

@@ -2,12 +2,14 @@
 
 import click
 
+from taskalg.cli.again import rerun, verify
 from taskalg.cli.look import check, demo, equal, explain, fmt, inspect, ops
 from taskalg.cli.produce import merge
 from taskalg.console import Tool
 from taskalg.version import __version__
 
-COMMANDS = (merge, explain, check, equal, fmt, inspect, ops, demo)  # as --help lists them
+# As --help lists them.
+COMMANDS = (merge, explain, check, equal, verify, rerun, fmt, inspect, ops, demo)
 
 
 @click.group(

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from taskalg.explain import Explanation
 from taskalg.names import together
 
 _ROWS = "common: combine the rows that all have, of vocabularies that grew."
@@ -19,6 +20,14 @@ choices = together(
     click.option("--only-shared", is_flag=True, help="Combine the tensors that all have."),
     click.option("--rows", type=click.Choice(["all", "common"]), default="all", help=_ROWS),
 )
+
+
+def show(explanation: Explanation, as_json: bool) -> None:
+    """Print what a merge will do on stdout."""
+    if as_json:
+        print_json(explanation.to_json())
+    else:
+        click.echo(str(explanation))
 
 
 def print_json(found: dict[str, Any]) -> None:

@@ -47,6 +47,20 @@ class Lock:
             files.remove_folder(self._hidden)
 
 
+def check_lock(hidden: Path) -> None:
+    """Refuse a hidden folder whose lock another run holds.
+
+    Raises:
+        OutputError: that is the case.
+    """
+    path = hidden / LOCK_NAME
+    if files.exists(path):
+        fd, is_ours = files.open_lock(path)
+        files.close(fd)
+        if not is_ours:
+            raise _held(hidden)
+
+
 def take_lock(hidden: Path) -> Lock | None:
     """Take the lock of a hidden folder; None if a run that ended removed it at the same moment.
 

@@ -17,7 +17,7 @@ from taskalg.language.parser import parse
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _HUB_ID = re.compile(rf"(?:{_NAME}/)?{_NAME}")
-_REVISION = re.compile(_NAME)
+_PLACE = re.compile(rf"{_NAME}(?:/{_NAME})*")  # a commit, then perhaps a folder or file in it
 _SEPARATORS = re.compile(r"[\\/]+")
 _COMMENT = re.compile(r"[ \t]*#[^\n]*")
 _URL = re.compile(r"https?://\S+")
@@ -25,13 +25,13 @@ _MAYBE_LOCAL = re.compile(r"[\\/~]")
 
 
 def is_origin(text: str) -> bool:
-    """Tell whether a text is a hub id with a revision, `org/name@revision`, and nothing else."""
-    name, at, revision = text.partition("@")
-    return bool(at and _HUB_ID.fullmatch(name) and _REVISION.fullmatch(revision))
+    """Tell whether a text is a hub id and what is meant of it: `org/name@commit/unet`."""
+    name, at, place = text.partition("@")
+    return bool(at and _HUB_ID.fullmatch(name) and _PLACE.fullmatch(place))
 
 
 def hub_id(origin: str) -> str:
-    """Return the hub id of an origin, without its revision."""
+    """Return the hub id of an origin, without its commit."""
     return origin.partition("@")[0]
 
 

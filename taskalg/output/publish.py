@@ -32,6 +32,7 @@ from taskalg.output.destination import (
 from taskalg.output.digests import sha256_of
 from taskalg.output.journal import digest
 from taskalg.output.layout import ShardLayout, indexes
+from taskalg.output.lock import check_lock
 from taskalg.output.moves import (
     Move,
     in_stages,
@@ -144,6 +145,15 @@ class Publication:
             leftovers=names_left(self._place.hidden),
             overwrite=self._overwrite,
         )
+
+    def rehearse(self) -> None:
+        """Refuse what the `with` statement would refuse. Changes nothing.
+
+        Raises:
+            OutputError: another run writes there, or there is too little space.
+        """
+        check_lock(self._place.hidden)
+        check_space(self._place, self._needed())
 
     def reserving(self) -> AbstractContextManager[None]:
         """Reserve the output's space beside what the body does, which writes nothing."""

@@ -1,0 +1,220 @@
+"""A manifest to its recipe again, and the recipe to the same output.
+
+A manifest is a stranger's text. Its sum may name the inputs it lists and nothing else, whose paths
+come from the caller, or from the Hub by id and commit; and they must be what it says they were.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.operators import BUILTINS
+from taskalg.algebra.simplify import simplify
+from taskalg.algebra.weighted_sum import Reference, WeightedSum
+from taskalg.checkpoints.base import Opening
+from taskalg.compiler import checked_name
+from taskalg.errors import (
+    CheckpointError,
+    Source,
+    TaskalgError,
+    UsageError,
+    VerificationError,
+    listed,
+    quoted,
+)
+from taskalg.execute import execute
+from taskalg.language.nodes import Recipe as Program
+from taskalg.language.parser import parse_expression
+from taskalg.language.recipe import link
+from taskalg.output.manifest import MANIFEST_NAME, Manifest, StoredFile, read_manifest
+from taskalg.plan import Plan
+from taskalg.provenance import Record, make_inputs
+from taskalg.recipe import AnyPath, Recipe
+from taskalg.report import Report
+from taskalg.stream import Progress, Settings
+
+Sum = WeightedSum[Reference]
+
+
+def rerun(
+    out: AnyPath,
+    new: AnyPath,
+    *,
+    base: AnyPath | None = None,
+    tasks: Mapping[str, AnyPath] | None = None,
+    models: Mapping[str, AnyPath] | None = None,
+    overwrite: bool = False,
+    allow_pickle: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Make an output again from its manifest. The files are the same, byte by byte.
+
+    Args:
+        out: an output folder with its taskalg.json.
+        new: the folder to write.
+        base: where the input called `base` is now.
+        tasks: where others are, by name.
+        models: likewise; whether one was bound as a task or as a model does not matter.
+        overwrite: whether an earlier output may be replaced.
+        allow_pickle: whether inputs may be pickles.
+        progress: called with a `Progress` about ten times a second; cancels by raising.
+
+    Raises:
+        VerificationError: an input is not what it was.
+        TaskalgError: as `Recipe.save` does; nothing is published then.
+    """
+    manifest = read_manifest(Path(out).expanduser())
+    paths = given_paths(base, tasks, models)
+    plan, record = recall(manifest, paths, allow_pickle=allow_pickle)
+    decisions = manifest.decisions
+    settings = Settings(
+        fail_on_overflow=decisions.on_overflow == "error",
+        overwrite=overwrite,
+        shard_size=decisions.shard_size,
+        progress=progress,
+    )
+    return execute(plan, "auto", Path(new).expanduser(), settings, record=record)
+
+
+def given_paths(
+    base: AnyPath | None,
+    tasks: Mapping[str, AnyPath] | None,
+    models: Mapping[str, AnyPath] | None,
+) -> dict[str, str]:
+    """Return the paths that the caller gives, by name."""
+    found = {} if base is None else {"base": os.fspath(base)}
+    for name, path in [*(tasks or {}).items(), *(models or {}).items()]:
+        if checked_name(name) in found:
+            raise UsageError(f"{quoted(name)} is given twice", help="give each name once")
+        found[checked_name(name)] = os.fspath(path)
+    return found
+
+
+def missing(manifest: Manifest, paths: Mapping[str, str]) -> list[str]:
+    """Return the inputs that neither the caller nor the Hub gives."""
+    return [i.name for i in manifest.inputs if i.name not in paths and i.origin is None]
+
+
+def recall(
+    manifest: Manifest, paths: Mapping[str, str], *, allow_pickle: bool = False
+) -> tuple[Plan, Record]:
+    """Plan what a manifest says, after a look at whether its inputs are what they were.
+
+    Raises:
+        UsageError: an input is not at hand, or one is given that it does not name.
+        VerificationError: an input is another one.
+        CheckpointError: one cannot be opened, or the manifest makes no sense.
+    """
+    _check_given(manifest, paths)
+    recipe = _read(manifest, paths, Opening(allow_pickle=allow_pickle))
+    decisions = manifest.decisions
+    plan = recipe.plan(
+        donor=decisions.donor,
+        dtype=decisions.dtype,
+        allow_partial=decisions.allow_partial,
+        only_shared=decisions.only_shared,
+        rows=decisions.rows,
+    )
+    hashed = any(file.sha256 for one in manifest.inputs for file in one.files)
+    _check_inputs(manifest, plan, hashed=hashed)
+    return plan, Record(hashed=manifest.is_hashed, repeated=manifest)
+
+
+def call_for(manifest: Manifest, names: list[str]) -> str:
+    """Return what to type to give these inputs."""
+    return " ".join("--base PATH" if n == "base" else f"--model {n}=PATH" for n in names)
+
+
+def _check_given(manifest: Manifest, paths: Mapping[str, str]) -> None:
+    names = [one.name for one in manifest.inputs]
+    unknown = sorted(set(paths) - set(names))
+    if unknown:
+        raise UsageError(
+            f"{quoted(unknown[0])} is no input of this output",
+            note=f"its inputs are {listed([quoted(name) for name in names])}",
+        )
+    absent = missing(manifest, paths)
+    if absent:
+        raise UsageError(
+            f"{MANIFEST_NAME} does not say where {listed([quoted(n) for n in absent])} is now",
+            note="a manifest names local checkpoints without their paths",
+            help=f"add {call_for(manifest, absent)}",
+        )
+
+
+def _read(manifest: Manifest, paths: Mapping[str, str], opening: Opening) -> Recipe:
+    """Read the sum of a manifest in the names of its inputs, and in those only."""
+    try:
+        return Recipe(_whole_sum(manifest, paths), opening=opening)
+    except TaskalgError as error:
+        raise CheckpointError(
+            f"{MANIFEST_NAME} is damaged or hostile: it is no sum of the inputs it names",
+            note=error.message,
+        ) from None
+
+
+def _whole_sum(manifest: Manifest, paths: Mapping[str, str]) -> Sum:
+    """Read the sum of a manifest in the names of its inputs; all are in it, if only as zero."""
+    references: dict[str, Reference] = {}
+    for one in manifest.inputs:
+        path = paths.get(one.name, f"hf://{one.origin}")
+        references[checked_name(one.name)] = Reference(
+            path, "checkpoint", one.name, strip_prefix=one.strip_prefix
+        )
+    plain = {name: _term(reference) for name, reference in references.items()}
+    for one in manifest.inputs:
+        if one.against is not None:
+            base = _sum(one.against, plain)
+            references[one.name] = replace(references[one.name], sort="task", base=base)
+    terms = {name: _term(reference) for name, reference in references.items()}
+    zeros = [term.scaled(Coefficient()) for term in terms.values()]
+    return WeightedSum.adding([_sum(manifest.files, terms), *zeros])
+
+
+def _term(reference: Reference) -> Sum:
+    return WeightedSum({reference: Coefficient(1)})
+
+
+def _sum(text: str, given: Mapping[str, Sum]) -> Sum:
+    source = Source(MANIFEST_NAME, text)
+    node = parse_expression(source)
+    program = link(Program((), node, source), builtins=BUILTINS, given=given)
+    value, _ = simplify(program, given)
+    known = {reference for term in given.values() for reference in term.terms}
+    if not isinstance(value, WeightedSum) or not set(value.terms) <= known:
+        raise UsageError("a sum of its inputs is more than that, or less")
+    return value
+
+
+def _check_inputs(manifest: Manifest, plan: Plan, *, hashed: bool) -> None:
+    """Hold the inputs against what the manifest says of them.
+
+    Raises:
+        VerificationError: one is another.
+    """
+    found = {one.name: one.files for one in make_inputs(plan, hashed=hashed)}
+    for one in manifest.inputs:
+        reason = _difference(one.files, found.get(one.name, ()))
+        if reason is not None:
+            raise VerificationError(
+                f"{quoted(one.name)} is not the checkpoint that this output was made from",
+                note=reason,
+                help=f"give the one that was {quoted(one.path)}: {call_for(manifest, [one.name])}",
+            )
+
+
+def _difference(expected: tuple[StoredFile, ...], found: tuple[StoredFile, ...]) -> str | None:
+    """Say how files differ from those of the manifest; names do not count, they may be copies."""
+    if expected and len(expected) != len(found):  # none: it was in memory
+        return f"it has {len(found)} files of weights, and had {len(expected)}"
+    for was, now in zip(expected, found, strict=False):
+        name = quoted(now.name)
+        if was.size != now.size:
+            return f"{name} has {now.size:,} bytes, and had {was.size:,}"
+        if was.header_sha256 != now.header_sha256:
+            return f"the header of {name} is another: other tensors, dtypes or shapes"
+        if None not in (was.sha256, now.sha256) and was.sha256 != now.sha256:
+            return f"the tensors in {name} are others: its SHA-256 is another"
+    return None
