@@ -175,3 +175,100 @@ def test_a_task_vector_added_again_is_the_fine_tuned_model(models: Path, tmp_pat
     load(tmp_path / "again")
     found = {name: data for name, _, _, data in tensors(tmp_path / "again")}
     assert found == {name: data for name, _, _, data in tensors(models / "toxic")}
+
+
+# ---- Models whose files name and store the same weights in different ways
+
+
+def gpt2(seed: int) -> Any:
+    torch.manual_seed(seed)
+    config = transformers.GPT2Config(
+        vocab_size=32, n_positions=16, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def t5(seed: int) -> Any:
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 32, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    return transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes))
+
+
+def bert(seed: int) -> Any:
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 32, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return transformers.BertForMaskedLM(
+        transformers.BertConfig(**sizes, intermediate_size=16, max_position_embeddings=16)
+    )
+
+
+def save_all(model: Any, path: Path) -> None:
+    """Save every name of a model's state, tied ones twice, as `torch.save` would."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.clone() for name, tensor in model.state_dict().items()}, path)
+
+
+FAMILIES = [
+    (gpt2, "AutoModelForCausalLM", {"lm_head.weight"}),
+    (t5, "AutoModelForSeq2SeqLM", {"lm_head.weight", "encoder.embed_tokens.weight"}),
+    (bert, "AutoModelForMaskedLM", {"cls.predictions.decoder.weight"}),
+]
+
+
+@pytest.mark.parametrize(("make", "auto", "twice"), FAMILIES)
+@pytest.mark.parametrize("donor", ["a", "b"])
+def test_a_tied_model_averages_with_one_that_stores_its_head(
+    tmp_path: Path, make: Any, auto: str, twice: set[str], donor: str
+) -> None:
+    tied, full = make(1).eval(), make(2).eval()
+    tied.save_pretrained(tmp_path / "a")
+    full.save_pretrained(tmp_path / "b")
+    (tmp_path / "b" / "model.safetensors").unlink()
+    save_all(full, tmp_path / "b" / "model.safetensors")
+    names = {model: {name for name, *_ in tensors(tmp_path / model)} for model in ("a", "b")}
+    assert names["b"] - names["a"] >= twice
+    models = {name: tmp_path / name for name in ("a", "b")}
+    taskalg.compile("(a + b)/2", models=models).save(tmp_path / "out", donor=donor)
+    assert {name for name, *_ in tensors(tmp_path / "out")} == names[donor]
+    loaded = getattr(transformers, auto).from_pretrained(tmp_path / "out").state_dict()
+    other = full.state_dict()
+    for name, tensor in tied.state_dict().items():
+        mean = (tensor.double() + other[name].double()) / 2  # exact: both have 24 bits, near alike
+        assert torch.equal(loaded[name], mean.float()), name
+
+
+def test_copies_that_differ_in_a_model_are_refused(tmp_path: Path) -> None:
+    gpt2(1).save_pretrained(tmp_path / "a")
+    model = gpt2(2)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight + 1)
+    save_all(model, tmp_path / "b.safetensors")
+    models = {"a": tmp_path / "a", "b": tmp_path / "b.safetensors"}
+    with pytest.raises(taskalg.MismatchError, match=r"'lm_head.weight' and .* differ in b"):
+        taskalg.compile("(a + b)/2", models=models).save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("donor", ["hub", "ft"])
+def test_hub_gpt2_lacks_the_prefix_of_its_fine_tuned_models(tmp_path: Path, donor: str) -> None:
+    hub, ft = gpt2(1), gpt2(2)
+    hub.transformer.save_pretrained(tmp_path / "hub")
+    ft.save_pretrained(tmp_path / "ft")
+    models = {"hub": tmp_path / "hub", "ft": tmp_path / "ft"}
+    made = taskalg.compile('hub + (ft - hub)["*h.1.*"]', models=models)
+    report = made.save(tmp_path / "out", donor=donor)
+    assert "'transformer.'" in report.notes[0]
+    loaded = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "out").state_dict()
+    for name, tensor in hub.state_dict().items():
+        assert torch.equal(loaded[name], ft.state_dict()[name] if ".h.1." in name else tensor)
+
+
+def test_a_compiled_model_is_the_model(tmp_path: Path) -> None:
+    base, ft = gpt2(1), gpt2(2)
+    base.save_pretrained(tmp_path / "base")
+    save_all(torch.compile(ft, backend="eager"), tmp_path / "ft.safetensors")
+    models = {"base": tmp_path / "base", "ft": tmp_path / "ft.safetensors"}
+    report = taskalg.compile("0.5*base + 0.5*ft", models=models).save(tmp_path / "out")
+    assert "dropped '_orig_mod.' from" in report.notes[0]
+    found = {name for name, *_ in tensors(tmp_path / "out")}
+    assert found == {name for name, *_ in tensors(tmp_path / "base")}

@@ -51,7 +51,7 @@ def vocabulary_warnings(donor: str, folder: Path, others: Mapping[str, Path]) ->
     """
     found = ((name, _difference(folder, other)) for name, other in others.items())
     return tuple(
-        f"the tokenizers of {printable(donor)} and {printable(name)} differ: {difference}"
+        f"the tokenizers of {printable(donor)} and {printable(name)} differ on {difference}"
         for name, difference in found
         if difference is not None
     )
@@ -77,9 +77,8 @@ def _difference(folder: Path, other: Path) -> str | None:
         if not different:
             return None
         first = min(different)
-        ids = f"{len(different):,} ids" if len(different) > 1 else "one id"
-        tokens = f"{quoted(mine[first])} and {quoted(theirs[first])}"
-        return f"{ids} of {len(mine):,} stand for other tokens; {first} for {tokens}"
+        tokens = f"{quoted(mine[first])} in one and {quoted(theirs[first])} in the other"
+        return f"{len(different):,} of {len(mine):,} ids: {first} is {tokens}"
     return None
 
 
