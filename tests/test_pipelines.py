@@ -388,6 +388,7 @@ MODULE_LISTS: dict[str, tuple[Any, str]] = {
     "no type": (module("3_X", None), "a module in it has no path or no type"),
     "no module": ([*MODULES, 3], "lists something that is no module"),
     "an object": ({"a": MODULES}, "it is not a JSON list"),
+    "a key twice": (b'[{"path":"","path":"x","type":"y"}]', "it has 'path' twice"),
     "an empty list": ([], "is not a model folder"),
     "a router": (module("4_Router", "sentence_transformers.models.Router"), "a Router"),
     "an older router": (module("4_Asym", "sentence_transformers.models.Asym"), "a Router"),
@@ -566,6 +567,14 @@ def test_one_file_cannot_hold_several_parts(tmp_path: Path, kind: str) -> None:
         recipe.save(tmp_path / "out.safetensors")
     assert "help: give a folder" in str(caught.value)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_one_file_holds_a_pipeline_of_one_network(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path / "in")
+    put(folder / "model_index.json", {"unet": COMPONENTS["unet"], "scheduler": ["a", "b"]})
+    recipe = taskalg.compile("base", base=folder)
+    recipe.save(tmp_path / "out.safetensors")
+    equal(safetensors.numpy.load_file(tmp_path / "out.safetensors"), UNET)
 
 
 @pytest.mark.parametrize("first", [SHARD, 10**9])

@@ -136,6 +136,8 @@ def _read(
 def _together(opened: Sequence[_Opened], path: str) -> Mapping[str, TensorSpec]:
     """Name every tensor with its part's prefix, and number the shards of all parts."""
     parts = [found.part for found in opened]
+    if [part.folder for part in parts] == [""]:
+        return opened[0].tensors
     tensors: dict[str, TensorSpec] = {}
     shards = 0
     for found in opened:
