@@ -116,7 +116,7 @@ class Inputs:
         with product.lock:
             if product.multiply is None:
                 assert spec.factors is not None
-                product.multiply = self._engine.factored(self._load(operand, spec.factors))
+                product.multiply = self._engine.factored(self.factors(operand, spec.factors))
         first = piece.offset // F64.itemsize
         product.multiply(first, into)
         if spec.factors is not None and spec.factors.onto is not None:
@@ -126,7 +126,8 @@ class Inputs:
             if not product.waiting:
                 del self._products[key]
 
-    def _load(self, operand: int, stored: LowRank) -> Factors:
+    def factors(self, operand: int, stored: LowRank) -> Factors:
+        """Read and decode the factors of a product."""
         a, b = np.ones((1, 1)), self._decoded(operand, stored.b).reshape(stored.b.shape[0], -1)
         if stored.a is not None:
             a = self._decoded(operand, stored.a).reshape(stored.a.shape[0], -1)

@@ -4,6 +4,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from taskalg.adapters.export import export
+from taskalg.adapters.maker import Form
+from taskalg.adapters.report import AdapterReport
 from taskalg.dtypes import floating_dtype
 from taskalg.engines.registry import check_engine
 from taskalg.errors import KindError, UsageError
@@ -149,3 +152,44 @@ class Recipe(Expression):
         )
         record = Record(self.written, hashed=hash)
         return execute(plan, check_engine(engine), Path(out).expanduser(), settings, record=record)
+
+    def save_adapter(
+        self,
+        out: AnyPath,
+        *,
+        rank: int | None = None,
+        dtype: str = "f32",
+        donor: str | None = None,
+        threads: int | None = None,
+        overwrite: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> AdapterReport:
+        """Publish a task vector as a LoRA adapter that PEFT loads.
+
+        Where every term is an adapter and no rank is given, their factors are joined, exactly but
+        for the rounding to `dtype`, and their ranks add up. Otherwise every tensor becomes factors
+        of the rank, by singular values; the report says what they leave over.
+
+        Args:
+            out: a folder.
+            rank: of every module.
+            dtype: of the factors.
+            donor: the checkpoint whose tensors are looked at.
+            threads: by default the smaller of 8 and what this process may use.
+            overwrite: whether an earlier adapter may be replaced.
+            progress: called with a `Progress` after each tensor; cancels by raising.
+
+        Raises:
+            TaskalgError: with the reason; nothing is published then.
+
+        Memory: the adapter, and about 20 bytes for each element of the largest tensor.
+        """
+        if rank is not None and rank < 1:
+            raise UsageError("a rank is at least 1", note=f"found {rank}")
+        plan = self.plan(dtype="f32", donor=donor)
+        settings = Settings(threads=threads, overwrite=overwrite, progress=progress)
+        form = Form(rank, floating_dtype(dtype))
+        try:
+            return export(plan, check_engine("auto"), Path(out).expanduser(), form, settings)
+        except KindError as error:
+            raise self._at(error) from None

@@ -51,3 +51,29 @@ class FileSink:
         """Pass it on."""
         if self._finished is not None:
             self._finished(shard, offset, nbytes)
+
+
+class ArraySink:
+    """Keeps one tensor in memory.
+
+    Args:
+        array: the tensor's bytes, to be filled.
+        start: where it starts in its file [bytes].
+    """
+
+    def __init__(self, array: Bytes, start: int) -> None:
+        self._array, self._start = array, start
+
+    def write(self, shard: int, offset: int, data: Bytes) -> None:
+        """Put bytes at their place."""
+        self._part(offset, data.size)[:] = data
+
+    def copy(self, shard: int, offset: int, source: int, start: int, count: int) -> None:
+        """Read bytes to their place."""
+        files.read_into(source, [self._part(offset, count)], start)
+
+    def finished(self, shard: int, offset: int, nbytes: int) -> None:
+        """Nobody asks."""
+
+    def _part(self, offset: int, count: int) -> Bytes:
+        return self._array[offset - self._start : offset - self._start + count]

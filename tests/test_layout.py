@@ -322,7 +322,7 @@ HELP = """
     except SystemExit as done:
         assert not done.code
 """
-HEAVY = ("torch", "triton", "transformers", "sklearn")
+HEAVY = ("torch", "triton", "transformers", "sklearn", "huggingface_hub")
 
 
 def loaded(folder: Path, program: str) -> set[str]:

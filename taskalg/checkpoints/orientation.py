@@ -61,6 +61,11 @@ def turned(adapter: Checkpoint, model: Checkpoint) -> Checkpoint:
     return replace(adapter, tensors=tensors)
 
 
+def lies_turned(name: str, model_type: str | None) -> bool:
+    """Tell whether a kind of model holds a linear weight as `(in, out)`."""
+    return model_type in _TURNED_MODELS and _module(name) in _TURNED_MODULES
+
+
 def _is_linear(spec: TensorSpec) -> bool:
     """Tell whether a product is of a module whose weights can lie either way."""
     a = None if spec.factors is None else spec.factors.a
@@ -78,7 +83,7 @@ def _lies_right(name: str, spec: TensorSpec, kind: str | None, others: Mapping[s
     """Tell whether a square product lies as its tensor does; `others` says it of the rest."""
     assert spec.factors is not None
     if kind in _TURNED_MODELS:
-        return spec.factors.transposed == (_module(name) in _TURNED_MODULES)
+        return spec.factors.transposed == lies_turned(name, kind)
     alike = {right for other, right in others.items() if _module(other) == _module(name)}
     if len(alike) == 1:
         return alike.pop()

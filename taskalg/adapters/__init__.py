@@ -1,0 +1,1 @@
+"""A task vector as a LoRA adapter: factors joined exactly, or the best of a rank."""

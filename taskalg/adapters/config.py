@@ -1,0 +1,48 @@
+"""Factors to the two files of a PEFT adapter: what is in them, not yet where they go.
+
+The scale is folded into the factors: every module has `alpha` equal to its rank, so PEFT's scaling
+is 1 whatever the ranks are.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from taskalg.adapters.modules import Module
+from taskalg.checkpoints.adapter_config import CONFIG_NAME
+from taskalg.output.sidefiles import SideFile
+
+_TASKS = {"ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM"}
+_TASKS |= {"ForConditionalGeneration": "SEQ_2_SEQ_LM"}
+
+
+def config_file(
+    ranks: Mapping[Module, int], base: str | None, architectures: Sequence[str]
+) -> SideFile:
+    """Return the config of an adapter.
+
+    Args:
+        ranks: of each module it changes.
+        base: what may be said of the model it was taken from.
+        architectures: the model's, as its own config lists them.
+    """
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    others = {module.path: rank for module, rank in ranks.items() if rank != usual}
+    # PEFT takes the first pattern that matches the end of a path: longer paths have to come first
+    patterns = {path: others[path] for path in sorted(others, key=lambda path: (-len(path), path))}
+    known = (task for end, task in _TASKS.items() for name in architectures if name.endswith(end))
+    config = {
+        "alpha_pattern": patterns,
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": any(m.is_turned and not m.is_embedding for m in ranks),
+        "inference_mode": True,
+        "lora_alpha": usual,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": usual,
+        "rank_pattern": patterns,
+        "target_modules": sorted(module.path for module in ranks),
+        "task_type": next(known, None),
+    }
+    return SideFile(CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())

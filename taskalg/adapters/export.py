@@ -1,0 +1,112 @@
+"""A plan for a task vector to a published LoRA adapter.
+
+Where every term is an adapter, their factors are joined: `[c1*b1, c2*b2] @ [a1; a2]` is the sum, at
+the sum of their ranks. Where one is not, or a rank is asked for, each tensor becomes the best
+factors of that rank, and what they leave over is reported. One tensor at a time is in memory, and
+the factors found so far, which are the output.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from taskalg import files
+from taskalg.adapters.config import config_file
+from taskalg.adapters.maker import Form, Maker, is_factored
+from taskalg.adapters.modules import module_of
+from taskalg.adapters.report import AdapterReport
+from taskalg.algebra.kinds import Kind
+from taskalg.checkpoints.base import Checkpoint, Part
+from taskalg.checkpoints.index import read_json
+from taskalg.donor import opened
+from taskalg.engines.registry import get_engine
+from taskalg.errors import KindError, UsageError, quoted
+from taskalg.execute import fetched_inputs
+from taskalg.machine import peak_memory
+from taskalg.output.destination import is_file_output
+from taskalg.output.layout import lay_out
+from taskalg.output.public import public_path
+from taskalg.output.publish import stage
+from taskalg.plan import Plan
+from taskalg.stream import Settings
+
+_PART = Part("", "adapter_model", may_shard=False)
+
+
+def check_form(plan: Plan, form: Form, out: Path) -> None:
+    """Refuse what can be no adapter, before anything is read.
+
+    Raises:
+        KindError: the result is a model.
+        UsageError: the output is a file, or a rank is needed.
+    """
+    if plan.kind is not Kind.TASK_VECTOR:
+        raise KindError(
+            "an adapter is a task vector, and this is a model",
+            note="a model's weights are not of low rank; its difference to another may be",
+            help="subtract what it was made from: (...) - base",
+        )
+    if is_file_output(out):
+        raise UsageError("an adapter is a folder", note=f"found {quoted(str(out))}")
+    dense = next((s.name for s in plan.steps if s.sources and not is_factored(s)), None)
+    if form.rank is None and dense is not None:
+        raise UsageError(
+            "this task vector has no exact factors, so the adapter needs a rank",
+            note=f"{quoted(dense)} is not a sum of products",
+            help="add --rank 32",
+        )
+
+
+def export(plan: Plan, engine: str, out: Path, form: Form, settings: Settings) -> AdapterReport:
+    """Make an adapter of a plan's result and publish it.
+
+    Raises:
+        TaskalgError: with the reason; nothing is published then.
+
+    Memory: the adapter, and about 20 bytes for each element of the largest tensor.
+    """
+    check_form(plan, form, out)
+    start = time.perf_counter()
+    inputs = fetched_inputs(plan, settings)
+    model = _model_config(inputs)
+    maker = Maker(plan, get_engine(engine), inputs, form, settings)
+    kind = model.get("model_type")
+    for step in plan.tensors:
+        maker.take(step, module_of(step, kind if isinstance(kind, str) else None))
+    if not maker.factors:
+        raise KindError("nothing is left for an adapter: no weight of a module changes")
+    base = next((o for o in plan.operands if o.name == "base"), plan.operands[plan.donor])
+    public = public_path(base.path or base.called, opened(base).origin)
+    named = model.get("architectures")
+    architectures = (
+        [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    )
+    config = config_file(maker.ranks, public, architectures)
+    tensors = maker.stored()
+    layouts = lay_out([tensor for tensor, _ in tensors.values()], parts=(_PART,))
+    with stage(
+        out, layouts, inputs=inputs, overwrite=settings.overwrite, side_files=(config,)
+    ) as staged:
+        layout = layouts[0]
+        with staged.files.using(0) as output:
+            for tensor, offset in zip(layout.tensors, layout.offsets, strict=True):
+                files.write_at(output, tensors[tensor.name][1], offset)
+        staged.publish()
+    return AdapterReport(
+        out=out,
+        plan=plan,
+        residuals=tuple(maker.residuals),
+        left_out=tuple(maker.left_out),
+        bytes_read=maker.bytes_read,
+        bytes_written=sum(tensor.nbytes for tensor, _ in tensors.values()),
+        seconds=time.perf_counter() - start,
+        peak_memory=peak_memory(),
+    )
+
+
+def _model_config(inputs: list[Checkpoint]) -> dict[str, Any]:
+    """Return the config of the model that the vector belongs to, if one of the inputs has it."""
+    for checkpoint in inputs:
+        if checkpoint.folder is not None and files.exists(checkpoint.folder / "config.json"):
+            return read_json(checkpoint.folder / "config.json")
+    return {}

@@ -1,0 +1,188 @@
+"""Output tensors of a plan, one after the other, to the factors an adapter stores."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskalg.adapters.factorize import (
+    Factored,
+    Matrix,
+    Norms,
+    chunks,
+    compare,
+    of_matrix,
+    of_product,
+    product_chunks,
+)
+from taskalg.adapters.modules import Module
+from taskalg.adapters.report import Residual
+from taskalg.blocks import cut
+from taskalg.checkpoints.base import Checkpoint
+from taskalg.dtypes import F32, F64, DType
+from taskalg.engines.base import Bytes, Engine, WeightedSumSpec
+from taskalg.errors import CheckpointError, quoted
+from taskalg.machine import available_threads
+from taskalg.output.layout import OutputTensor, lay_out
+from taskalg.plan import Plan, Step
+from taskalg.reading import Inputs
+from taskalg.sinks import ArraySink
+from taskalg.stream import Pass, Progress, Settings
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an adapter should be like."""
+
+    rank: int | None = None  # of every module; None joins the factors there are
+    dtype: DType = F32  # of the factors
+
+
+def is_factored(step: Step) -> bool:
+    """Tell whether a tensor is a sum of products."""
+    found = (source.factors for source in step.sources)
+    return all(f is not None and f.a is not None and f.onto is None for f in found)
+
+
+class Maker:
+    """Makes factors and keeps them.
+
+    Attributes:
+        factors: for each module the bytes of both factors, `b` first.
+        residuals: what they leave over.
+        left_out: tensors that change and are no module's weight.
+        bytes_read: of tensors, so far.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        engine: Engine,
+        inputs: Sequence[Checkpoint],
+        form: Form,
+        settings: Settings,
+    ) -> None:
+        self.factors: dict[Module, tuple[Bytes, Bytes]] = {}
+        self.ranks: dict[Module, int] = {}
+        self.residuals: list[Residual] = []
+        self.left_out: list[Residual] = []
+        self.bytes_read = 0
+        self._plan, self._engine, self._inputs = plan, engine, inputs
+        self._form, self._settings = form, settings
+        self._combined = 0  # bytes of the plan's output that were looked at
+
+    def take(self, step: Step, module: Module | None) -> None:
+        """Make the factors of one tensor.
+
+        Raises:
+            CheckpointError: it cannot be read, or is not finite.
+        """
+        if step.sources and module is None:
+            self._leave_out(step)
+        elif step.sources and module is not None:
+            self._factorize(step, module)
+        self._combined += step.nbytes
+        if self._settings.progress is not None:
+            total = self._plan.bytes_written
+            self._settings.progress(Progress(self._combined, total, "factorizing"))
+
+    def stored(self) -> dict[str, tuple[OutputTensor, Bytes]]:
+        """Return what an adapter's file holds, by key."""
+        found = {}
+        for module, (b, a) in self.factors.items():
+            rank = self.ranks[module]
+            rows = zip(module.keys(), module.shapes(rank), (a, b), strict=True)
+            for key, shape, content in rows:
+                tensor = OutputTensor(key, self._form.dtype, shape, content.nbytes)
+                found[key] = tensor, content
+        return found
+
+    def _factorize(self, step: Step, module: Module) -> None:
+        rows: Iterator[Matrix]
+        if is_factored(step):
+            b, a = self._joined(step, module)
+            rank = min(self._form.rank or len(a), len(a))
+            factored = Factored(b, a) if rank == len(a) else of_product(b, a, rank)
+            rows = product_chunks(b, a)
+        else:
+            assert self._form.rank is not None, "check_form asks for one"
+            matrix = self._dense(step).reshape(step.shape[0], -1)
+            matrix = np.ascontiguousarray(matrix.T) if module.is_turned else matrix
+            if not matrix.any():
+                return
+            factored = of_matrix(matrix, min(self._form.rank, *matrix.shape))
+            rows = chunks(matrix)
+        pair = (
+            self._converted(factored.b, self._form.dtype),
+            self._converted(factored.a, self._form.dtype),
+        )
+        kept = Factored(
+            self._numbers(pair[0]).reshape(factored.b.shape),
+            self._numbers(pair[1]).reshape(factored.a.shape),
+        )
+        self.factors[module], self.ranks[module] = pair, len(factored.a)
+        self.residuals.append(Residual(step.name, len(factored.a), compare(rows, kept)))
+
+    def _joined(self, step: Step, module: Module) -> tuple[Matrix, Matrix]:
+        """Put the factors of all terms side by side, coefficients and scales in `b`."""
+        combination = self._plan.combinations[step.combination]
+        inputs = Inputs(self._inputs, self._engine)
+        lefts, rights = [], []
+        try:
+            for index, operand in enumerate(combination.operands):
+                stored = step.sources[index].factors
+                assert stored is not None
+                factors = inputs.factors(operand, stored)
+                left, right = factors.left, factors.right
+                if module.is_turned:
+                    left, right = right.T, left.T
+                coefficient = combination.coefficients[index] * Fraction(factors.scale)
+                lefts.append(left * float(coefficient))
+                rights.append(right)
+        finally:
+            inputs.close()
+        self.bytes_read += inputs.bytes_read
+        return np.concatenate(lefts, axis=1), np.concatenate(rights, axis=0)
+
+    def _dense(self, step: Step) -> NDArray[np.float32]:
+        """Evaluate one tensor of the plan into memory."""
+        plan = replace(self._plan, steps=(step,))
+        if self.bytes_read:  # copies of tied weights are compared once
+            plan = replace(plan, aligned=replace(plan.aligned, alignments=()))
+        (layout,) = lay_out([OutputTensor(step.name, F32, step.shape, step.nbytes)])
+        array = np.zeros(step.nbytes, np.uint8)
+        threads = self._settings.threads or available_threads()
+        settings = replace(self._settings, progress=None)
+        run = Pass(plan, self._engine, self._inputs, settings)
+        run.run(cut(plan, [layout], threads), ArraySink(array, layout.offsets[0]), threads)
+        self.bytes_read += run.bytes_read
+        numbers = array.view(np.float32)
+        if not np.isfinite(numbers).all():
+            raise CheckpointError(
+                f"tensor {quoted(step.name)} is not finite, so it has no factors",
+                note="one of the inputs has NaN or Inf there",
+            )
+        return numbers
+
+    def _leave_out(self, step: Step) -> None:
+        numbers = self._dense(step).astype(np.float64)
+        whole = float(np.vdot(numbers, numbers))
+        if whole:
+            self.left_out.append(Residual(step.name, 0, Norms(whole, whole)))
+
+    def _converted(self, numbers: Matrix, dtype: DType) -> Bytes:
+        """Round binary64 numbers to a dtype, once."""
+        content = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
+        result = np.empty(numbers.size * dtype.itemsize, np.uint8)
+        self._engine.prepare(WeightedSumSpec((Fraction(1),), (F64,), dtype))([content], result)
+        return result
+
+    def _numbers(self, content: Bytes) -> Matrix:
+        """Return the numbers of what is stored."""
+        dtype = self._form.dtype
+        numbers = np.empty(content.size // dtype.itemsize, np.float64)
+        spec = WeightedSumSpec((Fraction(1),), (dtype,), F64)
+        self._engine.prepare(spec)([content], numbers.view(np.uint8))
+        return numbers
