@@ -16,6 +16,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
 from hypothesis import given
@@ -339,6 +340,63 @@ def test_one_file_and_one_folder_of_a_model(hub: Hub, tmp_path: Path) -> None:
         assert (found.folder is None) == path.endswith(".safetensors")
     assert not hub.paths("GET .*resolve.*tokenizer")
     assert "there is no 'hf://org/two/nowhere'" in refusal("hf://org/two/nowhere")
+
+
+ADAPTER = {
+    "adapter_config.json": b'{"peft_type": "LORA", "r": 2, "target_modules": ["l"]}',
+    "README.md": b"---\nbase_model: org/base\n---\n",
+}
+
+
+@pytest.mark.parametrize("path", ["org/lora", "hf://org/lora/adapter_model.safetensors"])
+def test_an_adapter_is_opened_as_on_disk(path: str, hub: Hub, tmp_path: Path) -> None:
+    factors = {
+        "base_model.model.l.lora_A.weight": Tensor("F32", (2, 3), bytes(24)),
+        "base_model.model.l.lora_B.weight": Tensor("F32", (4, 2), bytes(32)),
+    }
+    files = ADAPTER | {"adapter_model.safetensors": file_of(factors, tmp_path)}
+    hub.put("org/lora", files)
+    here = local_copy(files, tmp_path / "here")
+    found = open_checkpoint(path)
+    assert found.is_sparse
+    assert described(found) == described(
+        open_checkpoint(here / path.partition("lora/")[2] if "hf://" in path else here)
+    )
+    assert not hub.paths("HEAD.*safetensors")
+
+
+def test_a_pickle_is_downloaded_only_when_it_is_allowed(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "taskalg")
+    torch.save({"a": torch.ones(3)}, tmp_path / "made.bin")
+    pickle = (tmp_path / "made.bin").read_bytes()
+    hub.put(
+        "org/old", SIDE | {"pytorch_model.bin": pickle, "optimizer.bin": pickle, "x.pt": pickle}
+    )
+    for path in ("org/old", "hf://org/old/x.pt"):
+        assert "--allow-pickle" in refusal(path)
+        assert not hub.paths("HEAD .*(bin|pt)$")
+    for path in ("org/old", "hf://org/old/x.pt"):
+        found = open_checkpoint(path, Opening(allow_pickle=True))
+        assert list(found.tensors) == ["a"]
+        assert found.shards[0].remote is None and found.shards[0].path.is_file()
+    assert not hub.paths("optimizer")
+    assert any("downloading 1 file" in message for message in caplog.messages)
+
+
+def test_a_shard_in_a_sub_folder_that_the_index_names(hub: Hub, tmp_path: Path) -> None:
+    homes = {"a": "parts/one.safetensors", "b": "model-2.safetensors"}
+    files = {
+        "model.safetensors.index.json": json.dumps({"metadata": {}, "weight_map": homes}).encode(),
+        "parts/one.safetensors": file_of({"a": numbers(1)}, tmp_path),
+        "parts/two.safetensors": file_of({"c": numbers(1)}, tmp_path),
+        "model-2.safetensors": file_of({"b": numbers(2)}, tmp_path),
+    }
+    hub.put("org/spread", files)
+    found = open_checkpoint("org/spread")
+    assert described(found) == described(open_checkpoint(local_copy(files, tmp_path / "here")))
+    assert len(hub.paths("GET /cdn")) == 2
 
 
 def test_a_folder_of_weights_alone_can_be_opened(hub: Hub, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class RemoteFile:
 
     @property
     def called(self) -> str:
-        """What messages call it, which can be typed too."""
+        """What messages call it."""
         return f"hf://{self.repository}@{self.commit[:7]}/{self.path}"
 
 

@@ -5,7 +5,6 @@ Training leaves whole models in sub-folders, which nobody means; so sub-folders 
 file says that the model lies in them.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,17 +13,13 @@ from typing import Self
 
 from taskalg.checkpoints.base import Opening, RemoteFile
 from taskalg.checkpoints.index import read_json
+from taskalg.checkpoints.stems import is_weights
 from taskalg.errors import CheckpointError, quoted
 
 LARGEST_SMALL = 64_000_000  # bytes; larger files are never needed beside weights
 SUFFIX = ".safetensors"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
-_WEIGHTS = re.compile(
-    r".*\.(safetensors|bin|pt|pth|ckpt|gguf|ggml|h5|msgpack|npz|npy|pkl|pickle|distcp|ot|onnx"
-    r"|onnx_data|pb|tflite|mlmodel|engine|nemo)|.*\.data-\d+-of-\d+",
-    re.IGNORECASE,
-)
-_PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt)", re.IGNORECASE)
 _LISTS_PARTS = ("model_index.json", "modules.json")  # a model with one has parts in sub-folders
 _TEMPLATES = "additional_chat_templates"
 _BESIDE_A_FILE = "adapter_config.json"  # without which a file of factors means nothing
@@ -34,7 +29,7 @@ _BESIDE_A_FILE = "adapter_config.json"  # without which a file of factors means 
 class Scope:
     """What an address covers."""
 
-    folder: str  # the one that it means, or that its file lies in
+    path: str  # inside the model: a folder, or a file
     files: dict[str, RemoteFile]  # by path inside the model
     every: Mapping[str, RemoteFile]  # of the model's files
 
@@ -42,8 +37,7 @@ class Scope:
     def of(cls, entries: Sequence[RemoteFile], path: str) -> Self:
         """Find what a path inside a model covers: of a file's folder as little as can be."""
         every = {file.path: file for file in entries}
-        folder = path.rpartition("/")[0] if path in every else path
-        inside = f"{folder}/" if folder else ""
+        inside = _inside(path.rpartition("/")[0] if path in every else path)
         in_parts = any(inside + name in every for name in _LISTS_PARTS)
 
         def is_covered(name: str) -> bool:
@@ -52,8 +46,7 @@ class Scope:
             place = name.removeprefix(inside).rpartition("/")[0]
             return name.startswith(inside) and (in_parts or place in ("", _TEMPLATES))
 
-        found = {name: file for name, file in every.items() if is_covered(name)}
-        return cls(folder, found, every)
+        return cls(path, {name: every[name] for name in every if is_covered(name)}, every)
 
     @property
     def tops(self) -> set[str]:
@@ -65,19 +58,25 @@ class Scope:
         pickles = opening.allow_pickle and not any(path.endswith(SUFFIX) for path in self.files)
         for path, file in self.files.items():
             name = path.rpartition("/")[2]
+            is_meant = path == self.path or name.startswith("pytorch_model")
+            is_pickle = pickles and is_meant and name.lower().endswith(PICKLED)
             is_small = file.size <= LARGEST_SMALL and not name.startswith(".")
-            is_weights = _WEIGHTS.fullmatch(name) is not None
-            if (pickles and _PICKLES.fullmatch(name)) or (is_small and not is_weights):
+            is_side = is_small and (name.endswith(".json") or not is_weights(name))
+            if is_pickle or is_side:
                 yield file
 
     def named_by_indexes(self, root: Path) -> dict[str, RemoteFile]:
         """Return files in sub-folders that an index names; `root` has the indexes by now."""
-        inside = f"{self.folder}/" if self.folder else ""
+        inside = _inside(self.path)
         found: dict[str, RemoteFile] = {}
         for path in self.files:
-            if path.endswith(".index.json"):
+            if path.endswith(".json") and is_weights(path):
                 with suppress(CheckpointError, AttributeError):  # its reader will say what is wrong
                     homes = read_json(root / path).get("weight_map", {}).values()
                     names = {inside + home for home in homes if isinstance(home, str)}
                     found |= {name: self.every[name] for name in names & self.every.keys()}
         return found
+
+
+def _inside(folder: str) -> str:
+    return f"{folder}/" if folder else ""

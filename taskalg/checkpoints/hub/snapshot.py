@@ -62,7 +62,8 @@ def open_on_hub(address: Address, text: str, opening: Opening, open_path: OpenPa
 
     snapshot = _look_up(address, opening, is_offline_mode())
     with TemporaryDirectory(prefix="taskalg-") as folder:
-        view = Path(os.path.realpath(folder))
+        view = Path(os.path.realpath(folder), address.repository.rpartition("/")[2])
+        view.mkdir()
         _stand_in(snapshot, view)
         try:
             found = open_path(str(view / address.path), opening)
