@@ -98,6 +98,7 @@ ALIKE: list[tuple[Files, Files]] = [
     (SAME, {"tokenizer.json": b"\xff\xfe"}),
     (SAME, {"tokenizer.json": "[" * 100_000}),
     (SAME, {"tokenizer.json": []}),
+    (bpe("a", "vocab", '"vocab": {'), bpe("a", "vocab", '"vocab": {', "added_tokens")),
     (SAME, {"tokenizer.json": {"model": {"vocab": {"z": "0", "y": None}}}}),
     (SAME, {"tokenizer.json": {"model": {"vocab": [[["z"]], "y", [], 3]}}}),
     (SAME, {"tokenizer.json": {"model": 3, "added_tokens": {"z": 0}}}),
@@ -159,7 +160,7 @@ def test_a_tokenizer_too_large_to_be_one_is_left_alone(
 
 
 def test_equal_bytes_are_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str, content: bytes) -> None:
+    def refuse(path: Path) -> None:
         raise AssertionError("parsed")
 
     monkeypatch.setattr("taskalg.output.tokenizers._vocabulary", refuse)
