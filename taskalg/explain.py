@@ -171,9 +171,17 @@ def _shown(coefficient: Coefficient) -> str:
 
 
 def _source(usage: Usage) -> str:
-    shards = len(opened(usage.operand).shards)
+    checkpoint = opened(usage.operand)
     path = printable(usage.operand.path or "")
-    return f"{path} ({shards} shards)" if shards > 1 else path
+    commit = (checkpoint.origin or "").partition("@")[2]
+    absent = any(shard.remote is not None for shard in checkpoint.shards)
+    details = [
+        (len(checkpoint.shards) > 1, f"{len(checkpoint.shards)} shards"),
+        (commit not in path, f"commit {commit[:7]}"),
+        (absent, "to be downloaded"),
+    ]
+    told = ", ".join(words for is_so, words in details if is_so)
+    return f"{path} ({told})" if told else path
 
 
 def _sentences(plan: Plan) -> list[str]:

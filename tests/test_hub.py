@@ -239,7 +239,8 @@ def test_explain_and_check_download_no_weights(models: Hub, tmp_path: Path) -> N
     made = recipe("base + 0.5*(ft - base)")
     made.check()
     text = str(made.explain(tmp_path / "out"))
-    assert "org/base" in text
+    commit = models.branches["org/base"]["main"][:7]
+    assert f"org/base (commit {commit}, to be downloaded)\n" in text
     assert models.sent("cdn") == 2 * ranged.FIRST_GUESS
     assert not list(tmp_path.rglob("*.safetensors"))
 
