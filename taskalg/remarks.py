@@ -15,8 +15,9 @@ Remark = tuple[str, str]  # a word for what it is about, and a sentence
 
 
 def remarks(plan: Plan) -> list[Remark]:
-    """Say what was done so that the checkpoints' names agree."""
-    found = [remark for name, one in _aligned(plan) for remark in _names(name, one)]
+    """Say what its readers found about each checkpoint, and how their names were made to agree."""
+    found = [("note", note) for note in _notes(plan)]
+    found += [remark for name, one in _aligned(plan) for remark in _names(name, one)]
     giver = printable(plan.operands[plan.donor].called)
     verb = "left out" if plan.kind is Kind.TASK_VECTOR else f"copied from {giver}"
     own = dict.fromkeys(name for _, one in _aligned(plan) for name in one.own_buffers)
@@ -37,7 +38,12 @@ def remarks_json(plan: Plan) -> dict[str, Any]:
             renamed.append({"checkpoint": name, verb: match.prefix.text, "tensors": count})
         tied += [{"checkpoint": name, "lacks": k, "takes": v} for k, v in one.ties.lent.items()]
         tied += [{"checkpoint": name, "drops": k, "keeps": v} for k, v in one.ties.dropped.items()]
-    return {"renamed": renamed, "tied": tied, "buffers": list(plan.aligned.buffers)}
+    return {
+        "renamed": renamed,
+        "tied": tied,
+        "buffers": list(plan.aligned.buffers),
+        "notes": _notes(plan),
+    }
 
 
 def warnings(plan: Plan, out: Path) -> tuple[str, ...]:
@@ -59,6 +65,11 @@ def warnings(plan: Plan, out: Path) -> tuple[str, ...]:
     template = template_warning(donor.called, folder, others)
     has_sides = plan.kind is not Kind.TASK_VECTOR and not is_file_output(out)
     return (*found, template) if template is not None and has_sides else found
+
+
+def _notes(plan: Plan) -> list[str]:
+    read = (usage.operand for usage in plan.usage if usage.tensors)
+    return [note for operand in read for note in opened(operand).notes]
 
 
 def _aligned(plan: Plan) -> list[tuple[str, Alignment]]:

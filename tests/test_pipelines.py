@@ -282,7 +282,9 @@ def test_a_variant_is_read_where_there_is_nothing_else(tmp_path: Path, sharded: 
     assert found.tensors["unet/conv_in.weight"].dtype == F16
     (note,) = found.notes
     assert "the fp16 variant is read" in note
-    taskalg.compile("base", base=folder).save(tmp_path / "out")
+    recipe = taskalg.compile("base", base=folder)
+    assert note in str(recipe.explain())
+    assert note in recipe.save(tmp_path / "out").notes
     written = {name for name in tree(tmp_path / "out") if name.startswith("unet/")}
     assert written == {"unet/config.json", "unet/diffusion_pytorch_model.safetensors"}
     weights(folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors", half)
