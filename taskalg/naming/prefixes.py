@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 _DEEPEST = 8  # components that a prefix may have; names are untrusted and may have a million
+_ASKED = 2000  # names of each side that are asked for a prefix, evenly spaced
 _TRIED = 4  # prefixes that are tried on all names, the likeliest first
 
 
@@ -77,10 +78,9 @@ def find_prefix(donor: Side, other: Side, *, sparse: bool = False) -> Match | No
 def _candidates(donor: Side, other: Side) -> Iterator[Prefix]:
     counts: Counter[Prefix] = Counter()
     for needed, known, dropped in ((other.needed, donor, True), (donor.needed, other, False)):
-        for name in needed:
-            if name not in known.names:
-                found = (Prefix(text, dropped) for text in _starts(name, known.names))
-                counts.update(found)
+        strange = [name for name in needed if name not in known.names]
+        for name in strange[:: 1 + len(strange) // _ASKED]:
+            counts.update(Prefix(text, dropped) for text in _starts(name, known.names))
     return (prefix for prefix, _ in counts.most_common(_TRIED))
 
 
