@@ -6,6 +6,7 @@ random numbers, and what PEFT merges in float64 is held against the factors that
 
 import dataclasses
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -456,6 +457,43 @@ def test_what_is_no_sum_of_products_is_refused(
     said = refusal(write(tmp_path / "style", tensors, **config))
     assert words in said and "'" in said
     assert len(said) < 700
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+OPTION = st.sampled_from([*sorted(KNOWN), "new"])
+KEY_WORDS = ["base_model", "model", "q", "lora_A", "lora_B", "lora_embedding_A", "default", "bias"]
+KEY_WORDS += ["weight", "base_layer", "modules_to_save", "original_module", "classifier", ""]
+KEY = st.lists(st.sampled_from(KEY_WORDS), min_size=1, max_size=6).map(".".join)
+
+
+def opens_or_is_refused(path: Path) -> None:
+    try:
+        found = open_checkpoint(path)
+    except CheckpointError:
+        return
+    assert found.tensors and found.whole <= found.tensors.keys()
+    for name, spec in found.tensors.items():
+        assert spec.name == name
+        assert spec.nbytes == math.prod(spec.shape) * spec.dtype.itemsize
+
+
+@given(st.dictionaries(OPTION, JSON, max_size=4))
+@examples(300)
+def test_any_config_opens_or_is_refused(folder: Path, config: dict[str, Any]) -> None:
+    opens_or_is_refused(write(folder, **config))
+
+
+@given(st.dictionaries(KEY, st.lists(st.integers(0, 3), max_size=4), max_size=5), st.booleans())
+@examples(300)
+def test_any_keys_open_or_are_refused(
+    folder: Path, shapes: dict[str, list[int]], heads: bool
+) -> None:
+    options = {"task_type": "SEQ_CLS", "bias": "all"} if heads else {}
+    opens_or_is_refused(write(folder, {n: zeros(*shape) for n, shape in shapes.items()}, **options))
 
 
 def test_options_that_are_not_set_do_no_harm(tmp_path: Path) -> None:
