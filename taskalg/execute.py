@@ -51,6 +51,8 @@ def execute(
     Memory: 128 MB of buffers at most, whatever the model, the threads and the terms.
     """
     settings = settings or Settings()
+    if any(shard.remote for operand in plan.operands for shard in opened(operand).shards):
+        rehearse(plan, out, settings)  # what is in the way is told before a long download
     inputs = fetched_inputs(plan, settings)
     layouts = output_layouts(plan, out, settings.shard_size)
     sides = output_side_files(plan, inputs[plan.donor], out, layouts)

@@ -528,6 +528,14 @@ def test_what_is_downloaded_is_announced_and_reported(
     assert seen[-1].doing == "merging"
 
 
+def test_what_is_in_the_way_is_told_before_a_download(models: Hub, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("")
+    with pytest.raises(taskalg.OutputError, match="is not empty"):
+        recipe("0.5*base + 0.5*ft").save(tmp_path / "out")
+    assert not models.paths("HEAD .*safetensors")
+
+
 class Enough(RuntimeError):
     pass
 
