@@ -143,6 +143,11 @@ NAMED = [  # the donor's names, another's, and what is said about the other
 ]
 
 
+def test_a_name_of_a_million_components_costs_no_more_than_others() -> None:
+    long = "a." * 1_000_000
+    assert list(aligned_adapter(GPT2, [f"{long}h.1.mlp.bias"]).tensors) == [f"{long}h.1.mlp.bias"]
+
+
 def recipe(folder: Path, text: str, **checkpoints: Tensors) -> Recipe:
     """Write checkpoints, each to a folder of its own, and compile an expression of them."""
     for key, tensors in checkpoints.items():
@@ -615,3 +620,15 @@ def test_what_was_done_to_names_is_explained(tmp_path: Path) -> None:
     turned = recipe(tmp_path, "(base + ft)/2", base=ft, ft=base).explain(tmp_path / "out").to_json()
     assert turned["renamed"] == [{"checkpoint": "ft", "added": "transformer.", "tensors": 5}]
     assert turned["tied"] == [{"checkpoint": "ft", "lacks": HEAD, "takes": WTE}]
+
+
+def test_integers_are_compared_in_blocks_whatever_their_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskalg.reading._COMPARED", 8)
+    short = Tensor("I32", (3,), bytes(12))
+    base = {"w": floats("F32", 1), "n": integers(1, 2, 3), "m": integers(4, 5)}
+    made = recipe(tmp_path, "(base + ft)/2", base=base, ft={**base, "n": short})
+    report = made.save(tmp_path / "out.safetensors")
+    assert report.notes == ("integer tensors differ, those of base are taken: 'n'",)
+    assert report.bytes_read == made.plan().bytes_read == 2 * 4 + 24 + 16 + (24 + 12) + 2 * 16
