@@ -13,7 +13,7 @@ from taskalg.algebra.canonical import Canonical
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.selectors import places
 from taskalg.algebra.weighted_sum import WeightedSum
-from taskalg.checkpoints.base import Checkpoint, TensorSpec
+from taskalg.checkpoints.base import Checkpoint, TensorSpec, parts_of
 from taskalg.checkpoints.orientation import turned
 from taskalg.donor import opened
 from taskalg.errors import UsageError, quoted
@@ -97,7 +97,7 @@ def strip_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
     """Drop a prefix from the names that have it.
 
     Raises:
-        UsageError: no name has it, or two tensors would have one name.
+        UsageError: no name has it, two tensors would have one name, or it is a part's folder.
     """
     change = Prefix(prefix, dropped=True)
     names = {name: change.rename(name) for name in checkpoint.tensors if name.startswith(prefix)}
@@ -113,6 +113,14 @@ def strip_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
                 f"without {quoted(prefix)} two tensors of {quoted(checkpoint.path)} have one name",
                 note=f"it holds {quoted(name)} and {quoted(new)}",
             )
+    owners = parts_of(names, checkpoint.parts)
+    inside = next((part.folder for part in owners if part.folder), None)
+    if inside is not None or parts_of(names.values(), checkpoint.parts) != owners:
+        raise UsageError(
+            f"without {quoted(prefix)} names of {quoted(checkpoint.path)} are in other folders",
+            note="the model has several parts, and names begin with the folder of theirs",
+            help=f"give that folder: {quoted(f'{checkpoint.path}/{inside}')}" if inside else None,
+        )
     return replace(with_names(checkpoint, names), stripped=prefix)
 
 

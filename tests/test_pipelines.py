@@ -183,9 +183,15 @@ def equal(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
 
 
+def with_prefix(prefix: str, arrays: Arrays) -> dict[str, Any]:
+    return {prefix + name: array for name, array in arrays.items()}
+
+
 def held(kind: str, by: int = 0) -> dict[str, Any]:
-    parts = HELD[kind].items()
-    return {prefix + name: a for prefix, part in parts for name, a in moved(part, by).items()}
+    found: dict[str, Any] = {}
+    for prefix, arrays in HELD[kind].items():
+        found |= with_prefix(prefix, moved(arrays, by))
+    return found
 
 
 def check_indexes(folder: Path) -> None:
@@ -522,10 +528,32 @@ def test_a_selector_takes_one_part(tmp_path: Path) -> None:
         'base + 0.4*(ft - base)["unet/*"]', base=tmp_path / "base", models={"ft": tmp_path / "ft"}
     )
     recipe.save(tmp_path / "out")
-    expected = held("pipeline")
-    for name, array in moved(UNET, 2).items():
-        expected[f"unet/{name}"] = array
-    equal(loaded(tmp_path / "out"), expected)
+    equal(loaded(tmp_path / "out"), held("pipeline") | with_prefix("unet/", moved(UNET, 2)))
+
+
+def test_a_bare_component_takes_part_in_a_pipeline(tmp_path: Path) -> None:
+    pipeline(tmp_path / "base"), pipeline(tmp_path / "ft", by=5)
+    recipe = taskalg.compile(
+        "base + 0.4*(ft - base)", base=tmp_path / "base", models={"ft": tmp_path / "ft" / "unet"}
+    )
+    recipe.save(tmp_path / "out", only_shared=True)
+    equal(loaded(tmp_path / "out"), held("pipeline") | with_prefix("unet/", moved(UNET, 2)))
+
+
+def test_a_part_keeps_its_folder_in_its_names(tmp_path: Path) -> None:
+    base = pipeline(tmp_path / "base")
+    for prefix in ("unet/", "unet/down_blocks.", "u"):
+        with pytest.raises(UsageError, match="are in other folders") as caught:
+            taskalg.checkpoint(base, strip_prefix=prefix).save(tmp_path / "out")
+        assert f"give that folder: '{base}/unet'" in str(caught.value)
+    folder = sentence(tmp_path / "st")
+    arrays = {"x/2_Dense/a": BERT["embeddings.weight"], "bert.b": BERT["embeddings.weight"]}
+    weights(folder / "model.safetensors", arrays)
+    with pytest.raises(UsageError, match="are in other folders"):
+        taskalg.checkpoint(folder, strip_prefix="x/").save(tmp_path / "out")
+    taskalg.checkpoint(folder, strip_prefix="bert.").save(tmp_path / "out")
+    expected = {"x/2_Dense/a", "b", "2_Dense/linear.weight"}
+    assert open_checkpoint(tmp_path / "out").tensors.keys() == expected
 
 
 def test_layers_are_counted_within_a_part(tmp_path: Path) -> None:
