@@ -3,8 +3,7 @@
 Reading blames the input (`CheckpointError`, exit 4), writing the output (`OutputError`, exit 5).
 Short reads and writes are continued. A failed fsync is never tried again: the kernel has marked
 the lost pages clean, so a second one would lie (Rebello et al. 2020, "Can Applications Recover
-from fsync Failures?"). The calls themselves, and ways around those a platform lacks: system.py;
-how a failure is told: blame.py.
+from fsync Failures?"). The calls themselves: system.py; how a failure is told: blame.py.
 """
 
 import os
@@ -203,10 +202,7 @@ def open_output(path: AnyPath) -> int:
 
 
 def continue_output(path: AnyPath, keep: int, size: int) -> None:
-    """Cut a file that an earlier run made to its first `keep` bytes, and make it `size` long again.
-
-    What comes after those bytes is zero then, as in a new file.
-    """
+    """Keep the first `keep` bytes of a file of an earlier run, and follow them with zeros."""
     fd = open_output(path)
     try:
         with writing("reserve", path):
@@ -289,8 +285,11 @@ def _look(path: AnyPath | int) -> os.stat_result:
 def _mode(path: AnyPath, follow: bool = True) -> int:
     look = system.primitives.stat if follow else system.primitives.lstat
     try:
-        return look(path).st_mode
-    except (OSError, ValueError):
+        with reading(path):
+            return look(path).st_mode
+    except CheckpointError as error:
+        if getattr(error.__cause__, "errno", None) in system.FAULTS:
+            raise  # nobody knows whether it is there
         return 0
 
 

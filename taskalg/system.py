@@ -40,6 +40,7 @@ AHEAD_BLOCK = 16 << 20  # bytes; 4 ms on tmpfs, so that stopping takes no longer
 RESERVE_SECONDS = 0.004  # a call slower than this allocates pages, not metadata: see `reserve`
 NOT_POSSIBLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)  # by another process
+FAULTS = (errno.EIO, getattr(errno, "ESTALE", errno.EIO))  # of the disk, or of the way to it
 REMOVES_OPEN_FILES = sys.platform != "win32"
 
 _INPUT = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
