@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -534,6 +535,37 @@ def test_what_is_in_the_way_is_told_before_a_download(models: Hub, tmp_path: Pat
     with pytest.raises(taskalg.OutputError, match="is not empty"):
         recipe("0.5*base + 0.5*ft").save(tmp_path / "out")
     assert not models.paths("HEAD .*safetensors")
+
+
+def test_what_another_commit_brought_is_not_downloaded_again(
+    models: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "taskalg")
+    fetched(open_checkpoint("org/base"), {0})
+    (files,) = models.models["org/base"].values()
+    models.put("org/base", files | {"README.md": b"# New"})
+    models.requests.clear()
+    caplog.clear()
+    commit = models.branches["org/base"]["main"]
+    found = fetched(open_checkpoint("org/base"), {0})
+    assert found.origin == f"org/base@{commit}"
+    assert caplog.messages == [f"downloading 1 file, 5 B, of org/base@{commit[:7]}"]
+    assert models.sent("GET /cdn") == ranged.FIRST_GUESS
+
+
+def test_stand_ins_need_a_folder_that_takes_them(
+    models: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    assert "help: set TMPDIR" in refusal("org/base")
+
+
+def test_the_first_failure_ends_the_rest(hub: Hub, tmp_path: Path) -> None:
+    content = file_of(BASE, tmp_path)
+    hub.put("org/many", {f"x{index}.safetensors": content for index in range(200)})
+    hub.fail(CDN, 418)
+    assert "with status 418" in refusal("org/many")
+    assert len(hub.paths(CDN)) < 50
 
 
 class Enough(RuntimeError):

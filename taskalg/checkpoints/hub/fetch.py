@@ -6,7 +6,8 @@ transport the Hub has for it. What came must have the header that the plan was m
 
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any, Self
 from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, RemoteFile, Shard
 from taskalg.checkpoints.hub.errors import changed, failure
-from taskalg.checkpoints.hub.paths import sha256_of
+from taskalg.checkpoints.hub.paths import model_folder, sha256_of
 from taskalg.checkpoints.hub.ranged import failures
 from taskalg.checkpoints.safetensors import read_header
 from taskalg.errors import CheckpointError, TaskalgError, quoted
 from taskalg.units import bytes_text
 from taskalg.version import __version__
+
+AT_ONCE = 8  # files asked for at the same time
 
 Report = Callable[[int, int], None]  # bytes that came, and bytes that will; cancels by raising
 
@@ -47,7 +50,7 @@ def fetched(
     }
     if not remotes:
         return checkpoint
-    announce(list(remotes.values()))
+    announce(remotes.values())
     total = sum(remote.size for remote in remotes.values())
     shards, before = list(checkpoint.shards), 0
     for index, remote in remotes.items():
@@ -62,13 +65,24 @@ def _add(report: Report, before: int, total: int, came: int) -> None:
     report(before + came, total)
 
 
-def announce(remotes: Sequence[RemoteFile]) -> None:
+def announce(remotes: Iterable[RemoteFile]) -> None:
     """Say what will be downloaded, to whoever listens to the package's log."""
-    if remotes:
-        count = f"{len(remotes)} file{'' if len(remotes) == 1 else 's'}"
-        size = bytes_text(sum(remote.size for remote in remotes))
-        origin = f"{remotes[0].repository}@{remotes[0].commit[:7]}"
+    coming = [remote for remote in remotes if not _is_cached(remote)]
+    if coming:
+        count = f"{len(coming)} file{'' if len(coming) == 1 else 's'}"
+        size = bytes_text(sum(remote.size for remote in coming))
+        origin = f"{coming[0].repository}@{coming[0].commit[:7]}"
         _log.info("downloading %s, %s, of %s", count, size, origin)
+
+
+def at_once(work: Callable[[RemoteFile], None], remotes: Iterable[RemoteFile]) -> None:
+    """Do something for each file, a few at the same time; the first failure ends it."""
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        for _ in pool.map(work, remotes):
+            pass
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for the Hub
 
 
 def download(remote: RemoteFile, place: Path, report: Callable[[int], None] | None = None) -> None:
@@ -118,6 +132,15 @@ def check_size(place: Path, remote: RemoteFile) -> None:
             note=f"it has {size:,} bytes; the Hub's list says {remote.size:,}",
             help=f"delete {quoted(os.path.realpath(place))}, and run the command again",
         )
+
+
+def _is_cached(remote: RemoteFile) -> bool:
+    """Tell whether another commit of the model brought the same content."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE).expanduser()
+    blobs = model_folder(cache, remote.repository) / "blobs"
+    return remote.etag is not None and files.is_file(blobs / remote.etag)
 
 
 def _as_planned(shard: Shard, remote: RemoteFile) -> Shard:

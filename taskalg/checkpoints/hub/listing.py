@@ -3,6 +3,8 @@
 The commit goes to the cache's `refs`, where every tool looks for it when it is offline.
 """
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,11 +18,12 @@ from taskalg.checkpoints.base import RemoteFile
 from taskalg.checkpoints.hub.errors import Subject, offline
 from taskalg.checkpoints.hub.paths import COMMIT
 from taskalg.checkpoints.hub.ranged import get
-from taskalg.checkpoints.strict_json import NotStrictError, parse_object
 from taskalg.errors import CheckpointError, OutputError, quoted
 
 LARGEST_LIST = 25_000_000  # bytes; a file takes about 200 of them
 DEFAULT = "main"  # what the cache calls the default branch
+
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,12 @@ def fetched_list(about: Subject, revision: str | None, cache: Path) -> Listing:
     url = f"{constants.ENDPOINT}/api/models/{about.repository}{part}?blobs=true"
     answer = get(url, about, limit=LARGEST_LIST)
     try:
-        found = parse_object(answer.body)
+        found = json.loads(answer.body)
         commit = found["sha"]
         if not COMMIT.fullmatch(commit):
             raise ValueError("its commit is none")
         entries = tuple(_file(about.repository, commit, entry) for entry in found["siblings"])
-    except (NotStrictError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"the Hub's list of {quoted(about.called)} makes no sense",
             note=f"{type(error).__name__}: {error}"[:200],
@@ -104,9 +107,10 @@ def _file(repository: str, commit: str, entry: dict[str, Any]) -> RemoteFile:
     etag = (entry.get("lfs") or {}).get("sha256") or entry.get("blobId")
     if any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path or "\0" in path:
         raise ValueError(f"{quoted(path)} is no path inside a model")
-    if type(size) is not int or size < 0 or not isinstance(etag, str | None):
+    if type(size) is not int or size < 0:
         raise ValueError(f"{quoted(path)} has no size")
-    return RemoteFile(repository, commit, path, size, etag)
+    is_digest = isinstance(etag, str) and _DIGEST.fullmatch(etag) is not None
+    return RemoteFile(repository, commit, path, size, etag if is_digest else None)
 
 
 def _record(ref: Path, commit: str) -> None:

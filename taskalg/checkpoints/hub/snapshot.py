@@ -11,8 +11,8 @@ lie nowhere. Rejected: a second way to read files in every reader, and in those 
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,8 +20,8 @@ from tempfile import TemporaryDirectory
 from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, Opening, RemoteFile, Shard
 from taskalg.checkpoints.hub.address import Address
-from taskalg.checkpoints.hub.errors import failure, offline
-from taskalg.checkpoints.hub.fetch import announce, check_size, download
+from taskalg.checkpoints.hub.errors import offline
+from taskalg.checkpoints.hub.fetch import announce, at_once, check_size, download
 from taskalg.checkpoints.hub.listing import cached_list, fetched_list
 from taskalg.checkpoints.hub.paths import model_folder, sha256_of
 from taskalg.checkpoints.hub.ranged import RangedFile
@@ -31,7 +31,6 @@ from taskalg.errors import CheckpointError, listed, quoted
 from taskalg.files import Fingerprint
 
 NOT_ON_DISK = -2  # in place of a device's number
-AT_ONCE = 8  # files asked for at the same time
 
 OpenPath = Callable[[str, Opening], Checkpoint]
 
@@ -61,8 +60,8 @@ def open_on_hub(address: Address, text: str, opening: Opening, open_path: OpenPa
     from huggingface_hub import is_offline_mode
 
     snapshot = _look_up(address, opening, is_offline_mode())
-    with TemporaryDirectory(prefix="taskalg-") as folder:
-        view = Path(os.path.realpath(folder), address.repository.rpartition("/")[2])
+    with _temporary_folder() as folder:
+        view = folder / address.repository.rpartition("/")[2]
         view.mkdir()
         _stand_in(snapshot, view)
         try:
@@ -101,13 +100,24 @@ def _look_up(address: Address, opening: Opening, is_offline: bool) -> _Snapshot:
         names = listed([quoted(file.path) for file in missing])
         raise offline(address, f"the model has {names}, and the cache has not")
     announce(missing)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda file: download(file, root / file.path), missing))
+    at_once(lambda file: download(file, root / file.path), missing)
     covered = scope.files | scope.named_by_indexes(root)
     absent = {path: file for path, file in covered.items() if not files.exists(root / path)}
     for path in covered.keys() - absent.keys():
         check_size(root / path, covered[path])
     return _Snapshot(root, listing.commit, covered.keys() - absent.keys(), absent)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        with TemporaryDirectory(prefix="taskalg-", ignore_cleanup_errors=True) as folder:
+            yield Path(os.path.realpath(folder))
+    except OSError as error:
+        raise CheckpointError(
+            f"the folder for temporary files does not take stand-ins: {error.strerror}",
+            help="set TMPDIR to another folder",
+        ) from error
 
 
 def _stand_in(snapshot: _Snapshot, view: Path) -> None:
@@ -119,20 +129,16 @@ def _stand_in(snapshot: _Snapshot, view: Path) -> None:
             place.symlink_to(snapshot.root / path)
         except OSError:  # Windows may not allow it
             shutil.copyfile(snapshot.root / path, place)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda file: _stand_in_for(file, view), snapshot.absent.values()))
+    at_once(lambda file: _stand_in_for(file, view), snapshot.absent.values())
 
 
 def _stand_in_for(file: RemoteFile, view: Path) -> None:
     place = view / file.path
     header = _header(file) if file.path.endswith(SUFFIX) else b""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("wb") as stand_in:
-            stand_in.write(header)
-            stand_in.truncate(file.size)  # takes no space where files may have holes
-    except OSError as error:
-        raise failure(error, file) from error
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("wb") as stand_in:
+        stand_in.write(header)
+        stand_in.truncate(file.size)  # takes no space where files may have holes
 
 
 def _header(file: RemoteFile) -> bytes:
