@@ -245,7 +245,7 @@ def test_patterns_choose_as_peft_does(folder: Path, patterns: list[str], names: 
     for name in names:
         rank = table.get(get_pattern_key(list(table), name), 99)
         alpha = table.get(get_pattern_key(list(table), name), 8)
-        assert (found.rank_of(name), found.scale_of(name)) == (rank, alpha / rank)
+        assert (found.rank_of(name), found.scale_of(name, rank)) == (rank, alpha / rank)
 
 
 # ---- What is in a file

@@ -133,11 +133,12 @@ def _product(keys: Keys, config: AdapterConfig, module: str, right: str) -> Tens
         there, missing = (right, left) if b is None else (left, right)
         raise refused(keys.path, f"has {there} without {missing} for {quoted(module)}")
     _check_factors(keys.path, module, a, b)
-    if b.shape[1] != config.rank_of(module):
+    rank = config.rank_of(module)
+    if b.shape[1] != rank:
         raise refused(
             keys.path,
             f"has factors of rank {b.shape[1]} for {quoted(module)}",
-            note=f"its config says {config.rank_of(module)}, in r or in rank_pattern",
+            note=f"its config says {rank}, in r or in rank_pattern",
         )
     linear = len(a.shape) == 2 and right != EMBEDDING_A
     transposed = config.fan_in_fan_out if linear else right == EMBEDDING_A
@@ -147,16 +148,16 @@ def _product(keys: Keys, config: AdapterConfig, module: str, right: str) -> Tens
         keys,
         f"{module}.{last}".removeprefix("."),
         shape[::-1] if transposed else shape,
-        LowRank(a, b, config.scale_of(module), transposed),
+        LowRank(a, b, config.scale_of(module, rank), transposed),
     )
 
 
 def _bias(keys: Keys, config: AdapterConfig, module: str) -> TensorSpec:
     """Return what `lora_bias` adds: the product of the bias and a 1."""
-    bias = keys.modules[module][BIAS]
-    if "lora_B" not in keys.modules[module] or len(bias.shape) != 1 or not bias.dtype.is_floating:
+    bias, left = keys.modules[module][BIAS], keys.modules[module].get(FACTORS["lora_A"])
+    if left is None or len(bias.shape) != 1 or not bias.dtype.is_floating:
         raise unexpected(keys.path, [bias.name])
-    factors = LowRank(None, bias, config.scale_of(module), transposed=False)
+    factors = LowRank(None, bias, config.scale_of(module, left.shape[1]), transposed=False)
     return _computed(keys, f"{module}.bias".removeprefix("."), bias.shape, factors)
 
 
