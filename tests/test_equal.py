@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 import taskalg
 from taskalg import ExpressionError, Recipe
 from taskalg.algebra.proof import MAX_PATTERNS, Witness, find_nonzero
+from taskalg.api import build
+from taskalg.compiler import Bindings
 from taskalg.difference import where_not_zero
+from taskalg.errors import Source
 from taskalg.language.nodes import Node
 from tests import oracle
 from tests.oracle import Row
@@ -191,3 +194,12 @@ def test_a_difference_of_equal_sums_has_nothing_left(pair: tuple[str, str]) -> N
     assert rest.kind == "task vector"
     with pytest.raises(taskalg.KindError, match="nothing is left"):
         rest.check()
+
+
+@pytest.mark.parametrize("text", ["x = y\ny = a\nx", "x = f\nf(t) = t\nx", "f(t) = t + f\nf(a)"])
+def test_a_name_bound_further_down_is_no_undeclared_checkpoint(text: str) -> None:
+    source = Source("<expr>", text)
+    with pytest.raises(ExpressionError, match="is used above its binding"):
+        build(source, None, Bindings(), free=True)
+    free = build(Source("<expr>", "x + a"), None, Bindings(), free=True)
+    assert free.coefficients == {"a": 1, "x": 1}

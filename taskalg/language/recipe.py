@@ -189,7 +189,8 @@ def _check_names(
 def _is_value(name: str, scope: _Scope) -> bool:
     if name in scope.bound or name in scope.given:
         return True
-    return scope.free and name not in scope.functions and name not in scope.builtins
+    taken = (scope.functions, scope.builtins, scope.later)
+    return scope.free and not any(name in names for names in taken)
 
 
 def _check_function(call: Call, scope: _Scope, inside: Definition | None) -> None:
