@@ -145,7 +145,7 @@ def make_inputs(plan: Plan, *, hashed: bool) -> tuple[Input, ...]:
                 strip_prefix=checkpoint.stripped,
                 against=None if base is None else _sum_text(base),
                 license=stated_license(checkpoint.folder),
-                files=_stored_inputs(checkpoint, hashed=hashed),
+                files=stored_inputs(checkpoint, hashed=hashed),
             )
         )
     return tuple(found)
@@ -230,8 +230,12 @@ def _public(source: Source | None, known: Mapping[str, str]) -> str | None:
     return public_text(source, known)
 
 
-def _stored_inputs(checkpoint: Checkpoint, *, hashed: bool) -> tuple[StoredFile, ...]:
-    """Describe an input's files; digests of whole files where they are wanted, or are known."""
+def stored_inputs(checkpoint: Checkpoint, *, hashed: bool) -> tuple[StoredFile, ...]:
+    """Describe an input's files; digests of whole files where they are wanted, or are known.
+
+    Raises:
+        CheckpointError: one cannot be read.
+    """
     paths = {_relative(s.path, checkpoint.folder): s.path for s in checkpoint.shards}
     sizes = {n: s.fingerprint.size for n, s in zip(paths, checkpoint.shards, strict=True)}
     headers = {n: s.header_hash for n, s in zip(paths, checkpoint.shards, strict=True)}

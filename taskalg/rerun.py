@@ -5,7 +5,7 @@ come from the caller, or from the Hub by id and commit; and they must be what it
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from taskalg.algebra.simplify import simplify
 from taskalg.algebra.weighted_sum import Reference, WeightedSum
 from taskalg.checkpoints.base import Opening
 from taskalg.compiler import checked_name
+from taskalg.donor import opened
 from taskalg.errors import (
     CheckpointError,
     Source,
@@ -30,7 +31,7 @@ from taskalg.language.parser import parse_expression
 from taskalg.language.recipe import link
 from taskalg.output.manifest import MANIFEST_NAME, Manifest, StoredFile, read_manifest
 from taskalg.plan import Plan
-from taskalg.provenance import Record, make_inputs
+from taskalg.provenance import Record, stored_inputs
 from taskalg.recipe import AnyPath, Recipe
 from taskalg.report import Report
 from taskalg.stream import Progress, Settings
@@ -98,9 +99,19 @@ def missing(manifest: Manifest, paths: Mapping[str, str]) -> list[str]:
 
 
 def recall(
-    manifest: Manifest, paths: Mapping[str, str], *, allow_pickle: bool = False
+    manifest: Manifest,
+    paths: Mapping[str, str],
+    *,
+    allow_pickle: bool = False,
+    hashed: bool = True,
 ) -> tuple[Plan, Record]:
     """Plan what a manifest says, after a look at whether its inputs are what they were.
+
+    Args:
+        manifest: what to repeat.
+        paths: where the inputs are now, by name; those from the Hub may be left out.
+        allow_pickle: whether inputs may be pickles.
+        hashed: whether inputs of which it has the SHA-256 are read to compare that.
 
     Raises:
         UsageError: an input is not at hand, or one is given that it does not name.
@@ -109,6 +120,7 @@ def recall(
     """
     _check_given(manifest, paths)
     recipe = _read(manifest, paths, Opening(allow_pickle=allow_pickle))
+    _check_inputs(manifest, recipe, hashed=hashed)
     decisions = manifest.decisions
     plan = recipe.plan(
         donor=decisions.donor,
@@ -117,12 +129,10 @@ def recall(
         only_shared=decisions.only_shared,
         rows=decisions.rows,
     )
-    hashed = any(file.sha256 for one in manifest.inputs for file in one.files)
-    _check_inputs(manifest, plan, hashed=hashed)
     return plan, Record(hashed=manifest.is_hashed, repeated=manifest)
 
 
-def call_for(manifest: Manifest, names: list[str]) -> str:
+def call_for(names: Sequence[str]) -> str:
     """Return what to type to give these inputs."""
     return " ".join("--base PATH" if n == "base" else f"--model {n}=PATH" for n in names)
 
@@ -140,7 +150,7 @@ def _check_given(manifest: Manifest, paths: Mapping[str, str]) -> None:
         raise UsageError(
             f"{MANIFEST_NAME} does not say where {listed([quoted(n) for n in absent])} is now",
             note="a manifest names local checkpoints without their paths",
-            help=f"add {call_for(manifest, absent)}",
+            help=f"add {call_for(absent)}",
         )
 
 
@@ -188,27 +198,30 @@ def _sum(text: str, given: Mapping[str, Sum]) -> Sum:
     return value
 
 
-def _check_inputs(manifest: Manifest, plan: Plan, *, hashed: bool) -> None:
+def _check_inputs(manifest: Manifest, recipe: Recipe, *, hashed: bool) -> None:
     """Hold the inputs against what the manifest says of them.
 
     Raises:
         VerificationError: one is another.
     """
-    found = {one.name: one.files for one in make_inputs(plan, hashed=hashed)}
+    found = {operand.name: opened(operand) for operand, _ in recipe.resolved.terms}
     for one in manifest.inputs:
-        reason = _difference(one.files, found.get(one.name, ()))
+        wanted = hashed and any(file.sha256 for file in one.files)
+        checkpoint = found.get(one.name)
+        stored = () if checkpoint is None else stored_inputs(checkpoint, hashed=wanted)
+        reason = _difference(one.files, stored)
         if reason is not None:
             raise VerificationError(
                 f"{quoted(one.name)} is not the checkpoint that this output was made from",
                 note=reason,
-                help=f"give the one that was {quoted(one.path)}: {call_for(manifest, [one.name])}",
+                help=f"give the one that was {quoted(one.path)}: {call_for([one.name])}",
             )
 
 
 def _difference(expected: tuple[StoredFile, ...], found: tuple[StoredFile, ...]) -> str | None:
     """Say how files differ from those of the manifest; names do not count, they may be copies."""
     if expected and len(expected) != len(found):  # none: it was in memory
-        return f"it has {len(found)} files of weights, and had {len(expected)}"
+        return f"it has {len(found)} files, and had {len(expected)}"
     for was, now in zip(expected, found, strict=False):
         name = quoted(now.name)
         if was.size != now.size:

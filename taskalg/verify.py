@@ -117,7 +117,7 @@ def verify(
     absent = missing(manifest, paths)
     if absent and not paths:
         raise _not_at_hand(folder, manifest, absent)
-    plan, _ = recall(manifest, paths, allow_pickle=allow_pickle)
+    plan, _ = recall(manifest, paths, allow_pickle=allow_pickle, hashed=sample is None)
     share = Fraction(1 if sample is None else sample)
     shown = None if progress is None else lambda found: progress(_verifying(found))
     settings = Settings(fail_on_overflow=False, progress=shown)
@@ -187,7 +187,7 @@ def _not_at_hand(folder: Path, manifest: Manifest, absent: list[str]) -> UsageEr
         f"sizes and headers of {quoted(str(folder))} are right; its contents were not compared",
         note=f"{MANIFEST_NAME} has no SHA-256 of them, and does not say where "
         f"{listed([quoted(name) for name in absent])} is now",
-        help=f"add {call_for(manifest, absent)}, or --sample 0% if that is enough",
+        help=f"add {call_for(absent)}, or --sample 0% if that is enough",
     )
 
 

@@ -15,12 +15,14 @@ from typing import Any
 
 from taskalg import files
 from taskalg.checkpoints.index import read_json
+from taskalg.dtypes import FLOATING
 from taskalg.errors import CheckpointError, UsageError, quoted
 from taskalg.output.public import is_origin
 
 MANIFEST_NAME = "taskalg.json"
 SCHEMA = 1
 SORTS = ("base", "model", "task", "task vector", "adapter")
+_DTYPES = tuple(dtype.name for dtype in FLOATING)
 _LARGEST = 2**63 - 1
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")  # as the Hub abbreviates them
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -159,8 +161,11 @@ def _input(found: "_Object") -> Input:
     license = found.text_or_none("license")
     if license is not None and not LICENSE.fullmatch(license):
         raise found.broken(f"{quoted(license)} is no license")
+    name = found.text("name")
+    if not name.isidentifier():
+        raise found.broken(f"{quoted(name)} is no name")
     return Input(
-        name=found.text("name"),
+        name=name,
         sort=found.one_of("sort", SORTS),
         path=found.text("path"),
         origin=origin,
@@ -174,7 +179,7 @@ def _input(found: "_Object") -> Input:
 def _decisions(found: "_Object") -> Decisions:
     return Decisions(
         donor=found.text("donor"),
-        dtype=found.text_or_none("dtype"),
+        dtype=None if found.found.get("dtype") is None else found.one_of("dtype", _DTYPES),
         shard_size=max(1, found.count("shard_size")),
         on_overflow=found.one_of("on_overflow", ("error", "warn")),
         allow_partial=found.flag("allow_partial"),
