@@ -18,11 +18,13 @@ from taskalg.output.layout import SHARD_SIZE, OutputTensor, ShardLayout, lay_out
 from taskalg.output.publish import stage
 from taskalg.output.sidefiles import SideFile, list_of_parts, side_files
 from taskalg.plan import Plan, Step
+from taskalg.plan_digest import plan_digest
 from taskalg.provenance import Record, generated_files, stored_outputs
 from taskalg.remarks import remarks, warnings
 from taskalg.report import Report
 from taskalg.sinks import FileSink
 from taskalg.stream import Pass, Progress, Settings
+from taskalg.units import bytes_text
 
 
 def execute(
@@ -58,14 +60,17 @@ def execute(
     sides = output_side_files(plan, inputs[plan.donor], out, layouts)
     warned = warnings(plan, out)
     threads = settings.threads or available_threads()
+    key = plan_digest(plan, settings.fail_on_overflow)
     with stage(
-        out, layouts, inputs=inputs, overwrite=settings.overwrite, side_files=sides
+        out, layouts, inputs=inputs, overwrite=settings.overwrite, side_files=sides, key=key
     ) as staged:
         with staged.reserving():
             loaded = get_engine(engine) if isinstance(engine, str) else engine
             run = Pass(plan, loaded, inputs, settings)
         start = time.perf_counter()
-        run.run(cut(plan, layouts, threads), FileSink(staged.files), threads)
+        blocks = cut(plan, layouts, threads, staged.done)
+        skipped = sum(staged.done)
+        run.run(blocks, FileSink(staged.files, staged.wrote), threads, skipped=skipped)
         if record is not None and not is_file_output(out):
             outputs = stored_outputs(layouts, staged.digests() if record.hashed else {})
             for made in generated_files(plan, record, settings, outputs, sides):
@@ -82,33 +87,8 @@ def execute(
         seconds=seconds,
         peak_memory=peak_memory(),
         tally=run.tally,
-        notes=(*(text for _, text in remarks(plan)), *run.notes(), *warned),
+        notes=(*(text for _, text in remarks(plan)), *run.notes(), *warned, *_resumed(skipped)),
     )
-
-
-def fetched_inputs(plan: Plan, settings: Settings) -> list[Checkpoint]:
-    """Return a plan's checkpoints, what will be read of those on the Hub downloaded.
-
-    Raises:
-        CheckpointError: something cannot be had.
-    """
-
-    def report(done: int, total: int) -> None:
-        if settings.progress is not None:
-            settings.progress(Progress(done, total, "downloading"))
-
-    wanted: list[set[int]] = [set() for _ in plan.operands]  # shards of each operand
-    for step in plan.steps:
-        operands = plan.combinations[step.combination].operands
-        for operand, source in zip(operands, step.sources, strict=True):
-            wanted[operand] |= source.shards
-    for comparison in plan.comparisons:
-        wanted[plan.donor] |= comparison.donor.shards
-        wanted[comparison.operand] |= comparison.other.shards
-    for copies in plan.aligned.copies:
-        wanted[copies.operand] |= copies.one.shards | copies.other.shards
-    inputs = [opened(operand) for operand in plan.operands]
-    return [fetched(*pair, report) for pair in zip(inputs, wanted, strict=True)]
 
 
 def rehearse(plan: Plan, out: Path, settings: Settings) -> None:
@@ -142,6 +122,37 @@ def output_side_files(
     if plan.kind is Kind.TASK_VECTOR:
         return list_of_parts(donor)
     return side_files(donor, [tensor for layout in layouts for tensor in layout.tensors])
+
+
+def _resumed(skipped: int) -> tuple[str, ...]:
+    if not skipped:
+        return ()
+    return (f"{bytes_text(skipped)} were there from an interrupted run, and not written again",)
+
+
+def fetched_inputs(plan: Plan, settings: Settings) -> list[Checkpoint]:
+    """Return a plan's checkpoints, what will be read of those on the Hub downloaded.
+
+    Raises:
+        CheckpointError: something cannot be had.
+    """
+
+    def report(done: int, total: int) -> None:
+        if settings.progress is not None:
+            settings.progress(Progress(done, total, "downloading"))
+
+    wanted: list[set[int]] = [set() for _ in plan.operands]  # shards of each operand
+    for step in plan.steps:
+        operands = plan.combinations[step.combination].operands
+        for operand, source in zip(operands, step.sources, strict=True):
+            wanted[operand] |= source.shards
+    for comparison in plan.comparisons:
+        wanted[plan.donor] |= comparison.donor.shards
+        wanted[comparison.operand] |= comparison.other.shards
+    for copies in plan.aligned.copies:
+        wanted[copies.operand] |= copies.one.shards | copies.other.shards
+    inputs = [opened(operand) for operand in plan.operands]
+    return [fetched(*pair, report) for pair in zip(inputs, wanted, strict=True)]
 
 
 def _output_tensor(plan: Plan, step: Step) -> OutputTensor:

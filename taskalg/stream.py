@@ -65,14 +65,22 @@ class Pass:
         self._overflowed: dict[str, None] = {}  # tensors, in order of discovery
         self._nonfinite: dict[str, None] = {}
         self._different: tuple[str, ...] = ()  # integer tensors
+        self._skipped = 0
 
-    def run(self, blocks: Iterator[Block], sink: Sink, threads: int) -> None:
+    def run(self, blocks: Iterator[Block], sink: Sink, threads: int, *, skipped: int = 0) -> None:
         """Compare what is to be equal, then evaluate all blocks; report progress from this thread.
+
+        Args:
+            blocks: what to do.
+            sink: takes the results.
+            threads: how many do it.
+            skipped: bytes of the output that are there already; progress begins with them.
 
         Raises:
             MismatchError: copies of a tied weight differ; or integer tensors, and `strict` is set.
             BaseException: whatever stopped a thread, or what `progress` raised to cancel.
         """
+        self._skipped = skipped
         try:
             self._compare_copies()
             self._compare_integers()
@@ -147,7 +155,9 @@ class Pass:
     def _show_progress(self) -> None:
         if self.settings.progress is not None:
             total = self.plan.bytes_read + self.plan.bytes_written
-            self.settings.progress(Progress(self.bytes_read + self.bytes_written, total))
+            before = total * self._skipped // max(1, self.plan.bytes_written)
+            done = before + self.bytes_read + self.bytes_written
+            self.settings.progress(Progress(min(done, total), total))
 
     def _work(self, blocks: Iterator[Block], sink: Sink, threads: int) -> None:
         try:
@@ -160,6 +170,8 @@ class Pass:
                 combination = self.plan.combinations[block.combination]
                 if combination.is_copy:
                     self._copy(block, combination, sink)
+                elif combination.is_zero:  # a new file holds zeros already
+                    self._count_zeros(block)
                 else:
                     self._sum(block, combination, sink, arena)
                 if not self._stop.is_set():  # a copy may have been cut short
@@ -199,6 +211,10 @@ class Pass:
                 offset += count
         with self._lock:
             self.bytes_copied += block.nbytes
+            self.bytes_written += block.nbytes
+
+    def _count_zeros(self, block: Block) -> None:
+        with self._lock:
             self.bytes_written += block.nbytes
 
     def _blame(self, block: Block, combination: Combination, sources: Sequence[Bytes]) -> None:

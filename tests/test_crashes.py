@@ -20,6 +20,7 @@ from taskalg.errors import TaskalgError
 from taskalg.output.journal import Journal
 from taskalg.output.staging import Staging
 from taskalg.plan import Plan
+from tests.bench import common, kill
 from tests.disks import Disk, recorded
 from tests.faults import Faults, Killed, inject, unsynced
 from tests.merging import WAYS, fine, inputs, loaded, merge, plan, skipped, tree, visible
@@ -155,6 +156,16 @@ def test_a_failing_fsync_is_never_tried_again(
         assert not job.attempt(faults)
         assert len(faults.calls) == at  # of no file, for the run is over
         assert tree(job.out) == {}
+
+
+@pytest.mark.soak
+def test_reruns_after_kill_nine_at_any_time_write_the_same(tmp_path: Path) -> None:
+    """Of processes, not of calls; `tests/bench/kill.py` does it with a gigabyte."""
+    common.write_models(tmp_path, common.llama(0.3), ("base", "toxic"))
+    command = kill.merge_command(tmp_path, tmp_path / "out", "50MB")
+    found = kill.kill_often(command, tmp_path / "out", 20)
+    assert all(each.same for each in found)
+    assert sum(each.left for each in found) > 10
 
 
 # ---- Power loss
