@@ -698,7 +698,7 @@ def endless(answer: Answer) -> Answer:
 
 
 FAULTS: dict[str, tuple[str, Wrong | tuple[int, dict[str, str]], str]] = {
-    "no model": (API, (404, {"X-Error-Code": "RepoNotFound"}), "that it shows you"),
+    "no model": (API, (404, {"X-Error-Code": "RepoNotFound"}), "nor is there such a path"),
     "unauthorized": (API, (401, {}), "run: hf auth login"),
     "gated list": (API, (401, {"X-Error-Code": "GatedRepo"}), "is gated"),
     "gated file": (RESOLVE, (403, {"X-Error-Code": "GatedRepo"}), "accept its terms"),
@@ -896,7 +896,7 @@ def test_the_command_line_announces_and_the_environment_is_honored(
     assert outputs(tmp_path / "again") == outputs(tmp_path / "out")
     failed = command(models, tmp_path, "check", "base", "--base", "org/nothing")
     assert failed.returncode == 4
-    assert failed.stderr.startswith("the Hub has no 'org/nothing'")
+    assert failed.stderr.startswith("there is no model 'org/nothing' on the Hub, or none that")
 
 
 def test_importing_the_package_does_not_import_the_library() -> None:

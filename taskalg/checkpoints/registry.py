@@ -51,7 +51,13 @@ def open_checkpoint(path: AnyPath, opening: Opening | None = None) -> Checkpoint
     text, opening = os.fspath(path), opening or Opening()
     is_here = files.exists(text) and not text.startswith("hf://")
     if not is_here:
-        return open_on_hub(_address(text), text, opening, _open_here)
+        address = _address(text)
+        try:
+            return open_on_hub(address, text, opening, _open_here)
+        except CheckpointError as error:
+            if not text.startswith("hf://"):
+                error.note = error.note or "nor is there such a path on this machine"
+            raise
     found = _open_here(text, opening)
     return replace(found, origin=found.origin or hub_identity(text))
 

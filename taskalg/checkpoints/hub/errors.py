@@ -41,7 +41,8 @@ def refusal(status: int, headers: Mapping[str, str], about: Subject) -> Checkpoi
     if code == "EntryNotFound":
         return CheckpointError(f"there is no {quoted(about.called)}", help="check the path")
     if code == "RepoNotFound" or status in (401, 404):
-        return CheckpointError(f"the Hub has no {model} that it shows you", help=_LOG_IN)
+        message = f"there is no model {model} on the Hub, or none that you may see"
+        return CheckpointError(message, help=_LOG_IN)
     if status == 403:
         message = f"the Hub does not let you read {model}"
         return CheckpointError(message, note=words, help="run: hf auth login")
