@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,11 +20,15 @@ from taskalg import TaskalgError, Verification, VerificationError, blocks, files
 from taskalg.cli.main import main
 from taskalg.execute import output_layouts
 from taskalg.output.manifest import read_manifest
+from taskalg.output.public import hub_id
 from taskalg.verify import sampled
 from tests import oracle
+from tests.hub_server import Hub
 from tests.oracle import Tensor
 from tests.strategies import examples
+from tests.test_hub import hub, models, server  # noqa: F401
 from tests.test_manifest import model
+from tests.test_pipelines import pipeline, sentence
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NAMES = ("toxic", "math")
@@ -242,8 +247,8 @@ def test_an_input_that_was_none_is_refused(zoo: Path) -> None:
 
 
 def test_how_an_input_was_bound_does_not_matter(zoo: Path) -> None:
-    models = {"base": zoo / "base", "toxic": zoo / "toxic"}
-    assert verify(zoo / "single", models=models).ok
+    at_hand = {"base": zoo / "base", "toxic": zoo / "toxic"}
+    assert verify(zoo / "single", models=at_hand).ok
 
 
 @pytest.mark.parametrize("again", ["verify", "rerun"])
@@ -371,11 +376,11 @@ def test_what_was_combined_in_part_is_repeated(zoo: Path, tmp_path: Path) -> Non
     shared = oracle.read_file(zoo / "math" / SINGLE)
     del shared["head.w"]
     oracle.write_file(tmp_path / "less.safetensors", shared, {})
-    models = {"base": zoo / "base", "less": tmp_path / "less.safetensors"}
-    taskalg.compile("(base + less)/2", models=models).save(tmp_path / "out", only_shared=True)
-    taskalg.rerun(tmp_path / "out", tmp_path / "new", models=models)
+    both = {"base": zoo / "base", "less": tmp_path / "less.safetensors"}
+    taskalg.compile("(base + less)/2", models=both).save(tmp_path / "out", only_shared=True)
+    taskalg.rerun(tmp_path / "out", tmp_path / "new", models=both)
     assert tree(tmp_path / "new") == tree(tmp_path / "out")
-    assert verify(tmp_path / "out", models=models).ok
+    assert verify(tmp_path / "out", models=both).ok
 
 
 def test_a_prefix_that_was_stripped_is_stripped_again(zoo: Path, tmp_path: Path) -> None:
@@ -441,6 +446,50 @@ def test_an_overwritten_output_has_its_own_manifest(zoo: Path, tmp_path: Path) -
     shutil.copytree(zoo / "sharded", out)
     taskalg.rerun(zoo / "single", out, **where(zoo, zoo / "single"), overwrite=True)
     assert tree(out) == tree(zoo / "single")
+
+
+# ---- Wherever the inputs are, whatever the output looks like
+
+
+def test_models_on_the_hub_open_by_themselves_at_the_commit_they_had(
+    models: Hub,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    paths = {"base": "org/base", "ft": "hf://org/ft"}
+    taskalg.compile("base/2 + ft/2", models=paths).save(out)
+    found = read_manifest(out).inputs
+    assert [hub_id(one.origin or "") for one in found] == ["org/base", "org/ft"]
+    assert [one.path for one in found] == [one.origin for one in found]
+    assert all(file.sha256 for one in found for file in one.files), "the Hub gives them"
+    assert "base_model:\n- org/base\n- org/ft\n" in (out / "README.md").read_text("utf-8")
+    models.put("org/base", {"model.safetensors": b"other weights"})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    assert verify(out).ok
+    taskalg.rerun(out, tmp_path / "new")
+    assert tree(tmp_path / "new") == tree(out)
+
+
+@pytest.mark.parametrize("make", [pipeline, sentence])
+def test_an_output_of_several_parts_is_verified_and_repeated(
+    tmp_path: Path, make: Callable[..., Path]
+) -> None:
+    given_: dict[str, Any] = {
+        "base": make(tmp_path / "base"),
+        "tasks": {"ft": make(tmp_path / "ft", 3)},
+    }
+    for text in ("base + ft/2", "ft"):
+        out, new = tmp_path / f"out {text[:2]}", tmp_path / f"new {text[:2]}"
+        taskalg.compile(text, **given_).save(out, shard_size=100, hash=True)
+        assert verify(out).ok
+        assert verify(out, **given_).ok
+        taskalg.rerun(out, new, **given_)
+        assert tree(new) == tree(out)
+        target = sorted(out.rglob("*.safetensors"))[-1]
+        damaged(target, -1)
+        assert not verify(out).ok
+        assert len(verify(out, **given_).differences) == 1
 
 
 # ---- Manifests are strangers' texts
