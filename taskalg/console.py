@@ -173,7 +173,7 @@ class _Bar:
             self._doing = progress.doing
             self._start(progress.total)
         size = f"{bytes_text(progress.done)} of {bytes_text(progress.total)}"
-        self._display.update(self._task, completed=progress.done, size=size)
+        self._display.update(self._task, completed=progress.done, total=progress.total, size=size)
 
     def close(self) -> None:
         """Take the bar away; the report follows."""

@@ -616,7 +616,7 @@ def test_offline_a_listed_snapshot_must_be_whole(
     """As `snapshot_download` leaves it, with a list of what the model has."""
     commit = models.branches["org/base"]["main"]
     fetched(open_checkpoint("org/base"), {0})
-    entries = {
+    entries = {"README.md": {"size": 9, "blob_id": "x"}} | {
         name: {"size": len(content), "blob_id": "x"}
         for name, content in models.models["org/base"][commit].items()
     }
@@ -656,6 +656,34 @@ def test_shards_that_are_not_here_take_no_part_in_checks(models: Hub) -> None:
     with pytest.raises(CheckpointError):
         open_shard(found.shards[0])
     assert fetched(found, ()) == found
+
+
+def test_models_of_weights_alone_are_merged(hub: Hub, tmp_path: Path) -> None:
+    for name, tensors in {"base": BASE, "ft": FT, "other": OTHER}.items():
+        hub.put(f"org/{name}", {"model.safetensors": file_of(tensors, tmp_path)})
+    made = recipe("0.5*base + 0.5*ft + 0*other", base="org/base", ft="org/ft", other="org/other")
+    str(made.explain(tmp_path / "out"))
+    assert saved(made, tmp_path / "out").keys() == {"model.safetensors"}
+
+
+def moved(to: str) -> Wrong:
+    return lambda _: Answer(307, {"Location": to})
+
+
+def test_a_model_that_moved_or_has_an_old_name_is_followed(models: Hub, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hf_secret")
+    (files,) = models.models["org/base"].values()
+    models.put("gpt2", files)
+    commit = models.branches["gpt2"]["main"]
+    models.wrong("/api/models/old/name", moved("/api/models/gpt2?blobs=true"))
+    for name in files:
+        models.wrong(f"/old/name/resolve/.*{name}$", moved(f"/gpt2/resolve/{commit}/{name}"))
+    for address in ("hf://gpt2", "old/name"):
+        found = fetched(open_checkpoint(address), {0})
+        assert list(found.tensors) == NAMES
+        assert found.origin == f"{address.removeprefix('hf://')}@{commit}"
+    asked = [request for request in models.requests if request.path.startswith("/gpt2/")]
+    assert asked and all("hf_secret" in str(request.headers) for request in asked)
 
 
 # ---- Places in the cache

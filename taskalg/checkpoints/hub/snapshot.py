@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, Opening, RemoteFile, Shard
 from taskalg.checkpoints.hub.address import Address
-from taskalg.checkpoints.hub.errors import offline
+from taskalg.checkpoints.hub.errors import failure, offline
 from taskalg.checkpoints.hub.fetch import announce, at_once, check_size, download
 from taskalg.checkpoints.hub.listing import cached_list, fetched_list
 from taskalg.checkpoints.hub.paths import model_folder, sha256_of
@@ -95,7 +95,12 @@ def _look_up(address: Address, opening: Opening, is_offline: bool) -> _Snapshot:
         if is_offline:
             raise offline(address, note)
         raise CheckpointError(f"there is no {quoted(address.called)}", note=note)
-    missing = [file for file in scope.small(opening) if not files.exists(root / file.path)]
+    missing = [
+        file
+        for file in scope.small(opening)
+        if not files.exists(root / file.path)
+        and not (is_offline and file.path.lower().endswith("readme.md"))  # no model lacks it
+    ]
     if missing and is_offline:
         names = listed([quoted(file.path) for file in missing])
         raise offline(address, f"the model has {names}, and the cache has not")
@@ -105,7 +110,17 @@ def _look_up(address: Address, opening: Opening, is_offline: bool) -> _Snapshot:
     absent = {path: file for path, file in covered.items() if not files.exists(root / path)}
     for path in covered.keys() - absent.keys():
         check_size(root / path, covered[path])
+    _make_folders({(root / path).parent for path in absent}, address)
     return _Snapshot(root, listing.commit, covered.keys() - absent.keys(), absent)
+
+
+def _make_folders(folders: Collection[Path], address: Address) -> None:
+    """Make the folders of files that are absent, for whoever looks into them meanwhile."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise failure(error, address) from error
 
 
 @contextmanager
@@ -115,7 +130,7 @@ def _temporary_folder() -> Iterator[Path]:
             yield Path(os.path.realpath(folder))
     except OSError as error:
         raise CheckpointError(
-            f"the folder for temporary files does not take stand-ins: {error.strerror}",
+            f"cannot write in the folder for temporary files: {error.strerror}",
             help="set TMPDIR to another folder",
         ) from error
 
