@@ -132,6 +132,11 @@ def recall(
     return plan, Record(hashed=manifest.is_hashed, repeated=manifest)
 
 
+def where_is(names: Sequence[str]) -> str:
+    """Return the words for what a manifest does not say of inputs."""
+    return f"where {listed([quoted(name) for name in names])} {'is' if len(names) == 1 else 'are'}"
+
+
 def call_for(names: Sequence[str]) -> str:
     """Return what to type to give these inputs."""
     return " ".join("--base PATH" if n == "base" else f"--model {n}=PATH" for n in names)
@@ -148,7 +153,7 @@ def _check_given(manifest: Manifest, paths: Mapping[str, str]) -> None:
     absent = missing(manifest, paths)
     if absent:
         raise UsageError(
-            f"{MANIFEST_NAME} does not say where {listed([quoted(n) for n in absent])} is now",
+            f"{MANIFEST_NAME} does not say {where_is(absent)}",
             note="a manifest names local checkpoints without their paths",
             help=f"add {call_for(absent)}",
         )
@@ -221,7 +226,7 @@ def _check_inputs(manifest: Manifest, recipe: Recipe, *, hashed: bool) -> None:
 def _difference(expected: tuple[StoredFile, ...], found: tuple[StoredFile, ...]) -> str | None:
     """Say how files differ from those of the manifest; names do not count, they may be copies."""
     if expected and len(expected) != len(found):  # none: it was in memory
-        return f"it has {len(found)} files, and had {len(expected)}"
+        return f"it has {len(found):,} file{'' if len(found) == 1 else 's'}, not {len(expected):,}"
     for was, now in zip(expected, found, strict=False):
         name = quoted(now.name)
         if was.size != now.size:

@@ -26,7 +26,7 @@ from taskalg.output.layout import ShardLayout, indexes
 from taskalg.output.manifest import MANIFEST_NAME, Manifest, read_manifest
 from taskalg.plan import Plan
 from taskalg.recipe import AnyPath
-from taskalg.rerun import call_for, given_paths, missing, recall
+from taskalg.rerun import call_for, given_paths, missing, recall, where_is
 from taskalg.stream import Pass, Progress, Settings
 from taskalg.units import bytes_text
 
@@ -183,11 +183,13 @@ def _by_digest(folder: Path, manifest: Manifest) -> Verification:
 
 
 def _not_at_hand(folder: Path, manifest: Manifest, absent: list[str]) -> UsageError:
+    unknown = f"{MANIFEST_NAME} does not say {where_is(absent)}"
+    rest = "" if manifest.is_hashed else ", and has no SHA-256 of the output"
+    other = "leave --sample out" if manifest.is_hashed else "--sample 0% if that is enough"
     return UsageError(
         f"sizes and headers of {quoted(str(folder))} are right; its contents were not compared",
-        note=f"{MANIFEST_NAME} has no SHA-256 of them, and does not say where "
-        f"{listed([quoted(name) for name in absent])} is now",
-        help=f"add {call_for(absent)}, or --sample 0% if that is enough",
+        note=unknown + rest,
+        help=f"add {call_for(absent)}, or {other}",
     )
 
 

@@ -232,13 +232,16 @@ def test_without_inputs_and_digests_it_says_what_to_type(zoo: Path) -> None:
     result = run("verify", str(zoo / "single"), code=2)
     assert "sizes and headers of" in result.stderr
     assert "its contents were not compared" in result.stderr
+    assert "does not say where 'base' and 'toxic' are, and has no SHA-256" in result.stderr
     assert "help: add --base PATH --model toxic=PATH, or --sample 0%" in result.stderr
+    sample = run("verify", str(zoo / "hashed"), "--sample", "5%", code=2)
+    assert "or leave --sample out" in sample.stderr
     assert result.stdout == ""
 
 
 def test_one_input_of_two_is_not_enough(zoo: Path) -> None:
     result = run("verify", str(zoo / "single"), "--base", str(zoo / "base"), code=2)
-    assert "does not say where 'toxic' is now" in result.stderr
+    assert "does not say where 'toxic' is" in result.stderr
 
 
 def test_an_input_that_was_none_is_refused(zoo: Path) -> None:
@@ -260,7 +263,7 @@ def test_another_input_is_told_before_anything_is_compared(
     args += ["-o", str(tmp_path / "new")] if again == "rerun" else []
     result = run(again, str(zoo / "single"), *args, code=6)
     assert "'toxic' is not the checkpoint that this output was made from" in result.stderr
-    assert "it has 1 files, and had 2" in result.stderr
+    assert "it has 1 file, not 2" in result.stderr
     assert not (tmp_path / "new").exists()
 
 

@@ -136,8 +136,8 @@ def _rounding(manifest: Manifest) -> str:
     return (
         f"Each is the exact sum of the stored numbers with exact coefficients, rounded once to {to}"
         " (to nearest, ties to even). Order, hardware and threads do not change a bit of it."
-        f" Tensors like those of {_code(manifest.decisions.donor)}, which also gave the other files"
-        " of this folder."
+        " The names of the tensors, and the other files of this folder, are those of"
+        f" {_code(manifest.decisions.donor)}."
     )
 
 
