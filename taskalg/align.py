@@ -154,11 +154,10 @@ class _Aligner:
         return checkpoint, Alignment(match, None, ties, own, lacking)
 
     def _match(self, side: Side, sparse: bool) -> Match | None:
-        """Find the prefix between its names and the donor's; None when none does better."""
+        """Find the prefix between its names and the donor's; None when none is needed or helps."""
         if agree(self.side, side, sparse=sparse):
             return None
-        match = find_prefix(self.side, side, sparse=sparse)
-        return match if match is not None and match.matching > self._matching(side) else None
+        return find_prefix(self.side, side, sparse=sparse)
 
     def _matching(self, side: Side) -> int:
         return sum(name in self.side.names for name in side.needed)

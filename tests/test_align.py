@@ -198,6 +198,16 @@ def test_the_donor_s_names_are_what_selectors_and_layers_see(tmp_path: Path) -> 
         recipe(tmp_path, 'base + (ft - base)["transformer.*"]', base=base, ft=ft).check()
 
 
+def test_recipes_are_compared_under_the_names_of_the_donor(tmp_path: Path) -> None:
+    base, ft = named(["h.0.w", "v"]), prefixed(named(["h.0.w", "v"]), "transformer.")
+    all_of_it, rest, none = (
+        recipe(tmp_path, f"base + (ft - base)[{items}]/2", base=base, ft=ft)
+        for items in ('"*"', '~"transformer.*"', '~"h.*"')
+    )
+    assert all_of_it == rest
+    assert all_of_it != none
+
+
 def test_the_donor_asked_for_gives_the_names(tmp_path: Path) -> None:
     base, ft = named(["w", "v"]), prefixed(named(["w", "v"], 5), "model.")
     made = recipe(tmp_path, "(base + ft)/2", base=base, ft=ft)
@@ -239,6 +249,7 @@ ADAPTERS = [  # names of the base, of the adapter, and of the adapter afterwards
     (HUB_GPT2, ["transformer.h.1.mlp.bias", "h.9.mlp.bias"], None),  # all must be found
     (HUB_GPT2, ["transformer.h.1.mlp.bias", HEAD], None),
     ([*HUB_GPT2, HEAD], ["transformer.h.1.mlp.bias", HEAD], ["h.1.mlp.bias", HEAD]),
+    (["a.w"], ["m.a.w", "m.b.w"], None),
 ]
 
 
@@ -443,14 +454,14 @@ def test_copies_that_differ_are_refused_and_can_be_left_out(
     assert found == stored({**mine, WTE: 1.5})
 
 
-def test_copies_that_differ_late_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", [0, 24, 49])
+def test_copies_that_differ_anywhere_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
     monkeypatch.setattr("taskalg.reading._COMPARED", 8)
     values = [float(n) for n in range(50)]
-    base = {
-        WTE: floats("F32", *values),
-        HEAD: floats("F32", *values[:-1], 0),
-        "w": floats("F32", 1),
-    }
+    other = [*values[:place], -1.0, *values[place + 1 :]]
+    base = {WTE: floats("F32", *values), HEAD: floats("F32", *other), "w": floats("F32", 1)}
     ft = {name: base[name] for name in (WTE, "w")}
     made = recipe(tmp_path, "(base + ft)/2", base=base, ft=ft)
     with pytest.raises(MismatchError, match="differ in base"):
