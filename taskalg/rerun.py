@@ -119,7 +119,8 @@ def recall(
         CheckpointError: one cannot be opened, or the manifest makes no sense.
     """
     _check_given(manifest, paths)
-    recipe = _read(manifest, paths, Opening(allow_pickle=allow_pickle))
+    opening = Opening(allow_pickle=allow_pickle, in_memory=allow_pickle)  # as convert opens them
+    recipe = _read(manifest, paths, opening)
     _check_inputs(manifest, recipe, hashed=hashed)
     decisions = manifest.decisions
     plan = recipe.plan(

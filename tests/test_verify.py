@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from huggingface_hub import constants
 from hypothesis import given
@@ -461,7 +462,11 @@ def test_models_on_the_hub_open_by_themselves_at_the_commit_they_had(
 ) -> None:
     out = tmp_path / "out"
     paths = {"base": "org/base", "ft": "hf://org/ft"}
-    taskalg.compile("base/2 + ft/2", models=paths).save(out)
+    made = taskalg.compile("base/2 + ft/2", models=paths)
+    made.explain(out).rehearse()
+    assert not out.exists()
+    assert [*tmp_path.rglob("*.safetensors")] == [], "nothing is downloaded for a rehearsal"
+    made.save(out)
     found = read_manifest(out).inputs
     assert [hub_id(one.origin or "") for one in found] == ["org/base", "org/ft"]
     assert [one.path for one in found] == [one.origin for one in found]
@@ -493,6 +498,21 @@ def test_an_output_of_several_parts_is_verified_and_repeated(
         damaged(target, -1)
         assert not verify(out).ok
         assert len(verify(out, **given_).differences) == 1
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_pickle_is_opened_again_only_if_the_caller_allows_it(
+    tmp_path: Path, in_place: bool
+) -> None:
+    weight = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    torch.save({"w": weight if in_place else weight.t()}, tmp_path / "old.pt")
+    out, new = tmp_path / "out", tmp_path / "new"
+    taskalg.checkpoint(tmp_path / "old.pt", allow_pickle=True, in_memory=True).save(out)
+    args = ["--model", f"old_pt={tmp_path / 'old.pt'}"]
+    for again in (["verify", str(out)], ["rerun", str(out), "-o", str(new)]):
+        assert "--allow-pickle" in run(*again, *args, code=4).stderr
+        run(*again, *args, "--allow-pickle")
+    assert tree(new) == tree(out)
 
 
 # ---- Manifests are strangers' texts
