@@ -14,7 +14,7 @@ from taskalg.coefficients import coefficients_json, members_by_class
 from taskalg.donor import opened
 from taskalg.dtypes import F64
 from taskalg.engines.base import WeightedSumSpec
-from taskalg.engines.tiers import UNLIMITED, tier_note
+from taskalg.engines.tiers import UNLIMITED, may_be_bounded, tier_note
 from taskalg.errors import LISTED, listed, printable, quoted
 from taskalg.execute import output_layouts, rehearse
 from taskalg.machine import available_threads
@@ -243,6 +243,8 @@ def _rounding(plan: Plan) -> str:
         return "none: bytes are copied"
     binades = min(tier_note(spec).binades for spec in specs)
     if binades < 0:
+        if all(may_be_bounded(spec) for spec in specs if tier_note(spec).binades < 0):
+            return "correctly rounded; a bound on each sum's error says how"
         wide = any(F64 in (*spec.inputs, spec.output) for spec in specs)
         why = "float64 takes" if wide else "these coefficients take"
         return f"correctly rounded; {why} the double-double tier"

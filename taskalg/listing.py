@@ -70,6 +70,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "peak_memory": report.peak_memory,
         "overflowed": report.tally.overflowed,
         "nonfinite": report.tally.nonfinite,
+        "bounded": report.tally.bounded,
         "tier2": report.tally.tier2,
         "tier3": report.tally.tier3,
         "notes": list(report.notes),
@@ -147,7 +148,8 @@ def inspect_text(checkpoint: Checkpoint) -> str:
     files = f"{len(shards)} file{'' if len(shards) == 1 else 's'}"
     size = bytes_text(checkpoint.nbytes)
     head = f"{kind}   {len(tensors):,} tensors ({held}), {size} in {files}"
-    return "\n".join([head, "", *_columns(rows)])
+    notes = [f"note: {printable(note)}" for note in checkpoint.notes]
+    return "\n".join([head, *notes, "", *_columns(rows)])
 
 
 def inspect_json(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -157,6 +159,7 @@ def inspect_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "path": checkpoint.path,
         "kind": str(Kind.TASK_VECTOR) if checkpoint.is_task_vector else "checkpoint",
         "bytes": checkpoint.nbytes,
+        "notes": list(checkpoint.notes),
         "shards": [shard.path.name for shard in checkpoint.shards],
         "tensors": [
             {

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from taskalg.dtypes import BF16, F8_E4M3, F8_E5M2, F16, F32, F64, FLOATING, DType
 from taskalg.engines.base import Bytes, Evaluate, Tally, WeightedSumSpec
-from taskalg.engines.cpu import slow_tiers
+from taskalg.engines.cpu import bounded_tier, slow_tiers
 from taskalg.engines.exact import nearest, settle
 from taskalg.engines.registry import get_engine
 from taskalg.engines.tiers import scale, tier_note
@@ -79,13 +79,18 @@ def in_every_tier(spec: WeightedSumSpec, blocks: Sequence[Bytes]) -> list[tuple[
     scaled, count = scale(spec.coefficients), blocks[0].size // spec.inputs[0].itemsize
     slow, starts = slow_tiers(spec, scaled), np.arange(0, count, 1024)
 
+    def bounded(inputs: Sequence[Bytes], output: Bytes) -> Tally:
+        left = starts.copy()
+        misses, tally = bounded_tier(spec)(inputs, output, left)
+        return tally + slow(inputs, output, left[:misses]) if misses else tally
+
     def double(inputs: Sequence[Bytes], output: Bytes) -> Tally:
         return slow(inputs, output, starts)
 
     def integers(inputs: Sequence[Bytes], output: Bytes) -> Tally:
         return settle(spec, scaled, inputs, output, np.arange(count))
 
-    outcomes = [run(f, spec, blocks) for f in (CPU.prepare(spec), double, integers)]
+    outcomes = [run(f, spec, blocks) for f in (CPU.prepare(spec), bounded, double, integers)]
     return [(output.tobytes(), tally) for output, tally in outcomes]
 
 
@@ -99,17 +104,18 @@ def realistic(kind: DType, count: int, seed: int) -> Bytes:
 @pytest.mark.parametrize("text", ["1.1 -0.4 0.3", "1 -1 1/2", "-1/3 1/7 1"])
 def test_tiers_give_the_same_bytes(kind: DType, text: str) -> None:
     spec = sum_of(text, kind)
-    fast, double, integers = in_every_tier(spec, [realistic(kind, 5000, s) for s in range(3)])
-    assert fast[0] == double[0] == integers[0]
+    fast, near, double, integers = in_every_tier(spec, [realistic(kind, 5000, s) for s in range(3)])
+    assert fast[0] == near[0] == double[0] == integers[0]
     assert (fast[1], double[1].tier2, integers[1].tier3) == (Tally(), 5000, 5000)
+    assert near[1].bounded + near[1].tier2 == 5000
 
 
 @pytest.mark.parametrize("output", [F64, F32, BF16], ids=repr)
 @pytest.mark.parametrize("text", ["1.1 -0.4 0.3", "1/2 1/2 -1", "0.30000000000000004 1e-30 2/3"])
-def test_binary64_stays_in_the_second_tier(text: str, output: DType) -> None:
+def test_sums_of_binary64_need_a_bound_or_the_second_tier(text: str, output: DType) -> None:
     spec = sum_of(text, F64, output)
-    fast, _, integers = in_every_tier(spec, [realistic(F64, 5000, s) for s in range(3)])
-    assert fast == (integers[0], Tally(tier2=5000))
+    fast, _, _, integers = in_every_tier(spec, [realistic(F64, 5000, s) for s in range(3)])
+    assert fast == (integers[0], Tally(tier2=5000) if output == F64 else Tally(bounded=5000))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ class Tally:
 
     overflowed: int = 0  # results that are not finite although every input element was
     nonfinite: int = 0  # input elements that were NaN or infinite
+    bounded: int = 0  # results that took the bounded tier
     tier2: int = 0  # results that took the double-double tier
     tier3: int = 0  # results that took the integer tier
 
@@ -32,6 +33,7 @@ class Tally:
         return Tally(
             self.overflowed + other.overflowed,
             self.nonfinite + other.nonfinite,
+            self.bounded + other.bounded,
             self.tier2 + other.tier2,
             self.tier3 + other.tier3,
         )

@@ -1,9 +1,10 @@
-"""The CPU engine: three tiers of ever slower arithmetic that give the same bytes.
+"""The CPU engine: tiers of ever slower arithmetic that give the same bytes.
 
 `prepare` turns exact coefficients into numbers for the kernels; the function it returns runs the
-fast tier over a block (kernels.py), the double-double tier over the sub-blocks that one left, and
-the integer tier over the elements that the second could not settle (NUMERICS.md §1). The second
-tier is compiled, or loaded, only when a block needs it.
+fast tier over a block (kernels.py), which adds without rounding; over the sub-blocks that one left
+the bounded tier (near.py), which rounds and knows by how much; then the double-double tier, and the
+integer tier over the elements that even that could not settle (NUMERICS.md §1). Each is compiled,
+or loaded, only when a block needs it.
 """
 
 import math
@@ -23,12 +24,17 @@ from taskalg.engines.double_double import double_double
 from taskalg.engines.exact import settle
 from taskalg.engines.formats import BIAS, bias, decode_exponent, quotient, source, target
 from taskalg.engines.kernels import MOST_FUSED, Exactness, fused, mixed
-from taskalg.engines.tiers import Scaled, scale, tier_note
+from taskalg.engines.near import MODERATE, near
+from taskalg.engines.tiers import Scaled, may_be_bounded, scale, tier_note
 from taskalg.engines.weights import double_double_weights, floor_log2
 
 # One call of the fast tier: addresses of inputs, of the output, elements, and room for the starts
 # of missed sub-blocks; how many were missed, and how many results overflowed.
 FastTier = Callable[[Sequence[int], int, int, NDArray[np.int64]], tuple[int, int]]
+
+# The bounded tier: inputs, output and the starts of the sub-blocks to evaluate, among which it puts
+# those it missed first; how many these are, and what was seen of the others.
+BoundedTier = Callable[[Sequence[Bytes], Bytes, NDArray[np.int64]], tuple[int, Tally]]
 
 # The other tiers: inputs, output and the starts of the sub-blocks to evaluate.
 SlowTiers = Callable[[Sequence[Bytes], Bytes, NDArray[np.int64]], Tally]
@@ -48,6 +54,7 @@ class CpuEngine:
         """Return a function that evaluates `spec` over a block, from any thread."""
         scaled = scale(spec.coefficients)
         fast = _fast_tier(spec, scaled)
+        bounded = cache(partial(bounded_tier, spec))
         slow = cache(partial(slow_tiers, spec, scaled))  # made only if a block needs it
 
         def evaluate(inputs: Sequence[Bytes], output: Bytes) -> Tally:
@@ -61,6 +68,9 @@ class CpuEngine:
                 addresses = [_address(block) for block in inputs]
                 misses, overflowed = fast(addresses, _address(output), count, missed)
             tally = Tally(overflowed=overflowed)
+            if misses:
+                misses, seen = bounded()(inputs, output, missed[:misses])
+                tally += seen
             if misses:
                 tally += slow()(inputs, output, missed[:misses])
             return tally
@@ -132,6 +142,32 @@ def _mixed(spec: WeightedSumSpec, scaled: Scaled) -> FastTier:
     return run
 
 
+def bounded_tier(spec: WeightedSumSpec) -> BoundedTier:
+    """Return the tier of sums that round, with a bound; it may leave all to the next."""
+    sizes = [abs(floor_log2(abs(coefficient))) for coefficient in spec.coefficients]
+    if not may_be_bounded(spec) or max(sizes) > MODERATE:
+        return lambda inputs, output, starts: (len(starts), Tally())
+    weights = np.array([float(coefficient) for coefficient in spec.coefficients])
+    rounding, sources = target(spec.output), _sources(spec.inputs)
+    ceiling = float(spec.output.largest)
+
+    def run(inputs: Sequence[Bytes], output: Bytes, starts: NDArray[np.int64]) -> tuple[int, Tally]:
+        count = output.size // spec.output.itemsize
+        where = Output(_address(output), spec.output.itemsize, rounding)
+        addresses = sources([_address(block) for block in inputs])
+        elements = _elements(starts, count)
+        misses, overflowed = near(addresses, weights, where, ceiling, starts, count, starts)
+        elements -= _elements(starts[:misses], count)
+        return misses, Tally(overflowed=overflowed, bounded=elements)
+
+    return run
+
+
+def _elements(starts: NDArray[np.int64], count: int) -> int:
+    """Return how many elements sub-blocks have."""
+    return int(np.minimum(count - starts, SUB_BLOCK).sum())
+
+
 def slow_tiers(spec: WeightedSumSpec, scaled: Scaled) -> SlowTiers:
     """Return the double-double tier, and the integer tier for what that flags."""
     weights, divisor = double_double_weights(spec, scaled)
@@ -145,8 +181,7 @@ def slow_tiers(spec: WeightedSumSpec, scaled: Scaled) -> SlowTiers:
         flags, overflowed = double_double(
             sources(addresses), weights, divisor, where, starts, count, flagged
         )
-        elements = int(np.minimum(count - starts, SUB_BLOCK).sum())
-        tally = Tally(overflowed=overflowed, tier2=elements - flags)
+        tally = Tally(overflowed=overflowed, tier2=_elements(starts, count) - flags)
         if flags:
             tally += settle(spec, scaled, inputs, output, flagged[:flags])
         return tally

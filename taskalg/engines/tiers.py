@@ -62,6 +62,11 @@ def trailing_zeros(number: int) -> int:
     return (number & -number).bit_length() - 1
 
 
+def may_be_bounded(spec: WeightedSumSpec) -> bool:
+    """Tell whether a bound on a sum's errors is likely to settle how it is rounded."""
+    return F64 in spec.inputs and spec.output != F64
+
+
 def tier_note(spec: WeightedSumSpec) -> ExactRange:
     """Say within how many binades a block of `spec` stays in the fast tier, and why."""
     scaled = scale(spec.coefficients)
@@ -75,6 +80,8 @@ def tier_note(spec: WeightedSumSpec) -> ExactRange:
         return _impossible("a coefficient is too large or too small")
     room = BINARY64 - size - widest
     if room < 0:
+        if may_be_bounded(spec):
+            return ExactRange(-1, "bounded tier for every block: 53-bit elements are never exact")
         return _impossible(f"{widest}-bit elements times their coefficients exceed 53 bits")
     if len(spec.inputs) == 1:
         return ExactRange(UNLIMITED, "fast tier for every block: one term is always exact")
