@@ -32,6 +32,12 @@ from tests.oracle import Tensor
 TENSORS = [OutputTensor(name, F32, (6,), 24) for name in "abcde"]
 MODELS = ("one", "two", "three")
 models = st.sampled_from(MODELS)
+calls = st.one_of(  # any, or one of those where it matters most
+    st.tuples(st.integers(1, 250), st.just("")),
+    st.tuples(st.integers(1, 8), st.sampled_from(["replace", "unlink", "fsync"])),
+    st.tuples(st.integers(4, 14), st.just("pwrite")),
+    st.tuples(st.integers(4, 14), st.just("pwrite")),
+)
 
 
 def content(model: str) -> dict[str, Tensor]:
@@ -117,20 +123,22 @@ class Publishing(RuleBasedStateMachine):
         assert names == []
 
     @precondition(lambda self: self.first is None)
-    @rule(model=models, at=st.integers(1, 250), overwrite=st.booleans())
-    def crash(self, model: str, at: int, overwrite: bool) -> None:
+    @rule(model=models, call=calls, overwrite=st.booleans())
+    def crash(self, model: str, call: tuple[int, str], overwrite: bool) -> None:
         """Be killed at some call, or run through, or be refused."""
-        faults = Faults(at, sticky=True, error=Killed())
+        at, starting = call
+        faults = Faults(at, sticky=True, error=Killed(), starting=starting)
         if self.write(model, overwrite, faults):
             self.finished(model)
         elif faults.failed:
             self.broken_off(model)
 
     @precondition(lambda self: self.first is None)
-    @rule(model=models, at=st.integers(1, 250), sticky=st.booleans())
-    def fail(self, model: str, at: int, sticky: bool) -> None:
+    @rule(model=models, call=calls, sticky=st.booleans())
+    def fail(self, model: str, call: tuple[int, str], sticky: bool) -> None:
         """Meet an error at some call, once or from then on."""
-        if self.write(model, True, Faults(at, sticky=sticky)):
+        at, starting = call
+        if self.write(model, True, Faults(at, sticky=sticky, starting=starting)):
             self.finished(model)
         else:
             self.broken_off(model)
@@ -210,4 +218,4 @@ class Publishing(RuleBasedStateMachine):
 
 
 TestPublishing: Any = Publishing.TestCase
-TestPublishing.settings = settings(max_examples=40, stateful_step_count=15, deadline=None)
+TestPublishing.settings = settings(max_examples=80, stateful_step_count=15, deadline=None)
