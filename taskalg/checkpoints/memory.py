@@ -31,7 +31,7 @@ def called(weights: object) -> str:
     return f"<{type(weights).__name__}>"
 
 
-def open_memory(weights: object) -> Checkpoint:
+def open_memory(weights: Any) -> Checkpoint:
     """Open a state dict, or what has one, as a checkpoint.
 
     Args:
@@ -42,7 +42,7 @@ def open_memory(weights: object) -> Checkpoint:
         CheckpointError: an entry is no tensor, or is one that cannot be read in place.
     """
     path = called(weights)
-    state = weights if isinstance(weights, Mapping) else weights.state_dict()  # type: ignore[attr-defined]
+    state = weights if isinstance(weights, Mapping) else weights.state_dict()
     arrays: list[NDArray[np.uint8]] = []
     tensors: dict[str, TensorSpec] = {}
     for name, value in state.items():
@@ -77,7 +77,9 @@ def _torch_bytes(path: str, name: str, tensor: Any) -> Any:
         raise _unreadable(path, name, f"is on the device {tensor.device}", "move it with .cpu()")
     import torch
 
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    whole = tensor.detach().resolve_neg().contiguous()
+    # A dimension of one element may have any stride, and a view of bytes would ask for one of 1.
+    return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy()
 
 
 def _unreadable(path: str, name: str, words: str, help: str | None = None) -> CheckpointError:
