@@ -26,7 +26,7 @@ from torch import nn
 
 from taskalg import CheckpointError
 from taskalg.checkpoints.adapter_config import KNOWN, read_config
-from taskalg.checkpoints.base import Checkpoint, TensorSpec
+from taskalg.checkpoints.base import Checkpoint, Opening, TensorSpec
 from taskalg.checkpoints.orientation import turned
 from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.dtypes import F64
@@ -509,15 +509,24 @@ def test_options_that_are_not_set_do_no_harm(tmp_path: Path) -> None:
     assert open_checkpoint(write(tmp_path / "style", **harmless)).is_sparse
 
 
-def test_a_pickled_adapter_and_one_beside_a_model_are_refused(tmp_path: Path) -> None:
+def test_an_adapter_beside_a_model_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "style")
     (path / "model.safetensors").write_bytes(b"")
     assert "holds a model and an adapter" in refusal(path)
-    (path / "model.safetensors").unlink()
-    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
-    assert "it has adapter_model.bin, a PyTorch pickle" in refusal(path)
-    (path / "adapter_model.bin").unlink()
+
+
+def test_an_older_adapter_is_a_pickle_and_takes_the_user_s_word(tmp_path: Path) -> None:
+    path = write(tmp_path / "style")
+    plain = open_checkpoint(path)
+    (path / "adapter_model.safetensors").unlink()
     assert "has no adapter_model.safetensors" in refusal(path)
+    torch.save(GOOD, path / "adapter_model.bin")
+    for named in (path, path / "adapter_model.bin"):
+        assert "are a PyTorch pickle, adapter_model.bin" in refusal(named)
+        assert "add --allow-pickle" in refusal(named)
+        found = open_checkpoint(named, Opening(allow_pickle=True))
+        assert found.is_sparse and found.tensors.keys() == plain.tensors.keys()
+        assert found.shards[0].path == path / "adapter_model.bin"
 
 
 FACTORS = {

@@ -28,9 +28,9 @@ from taskalg.checkpoints.adapter_keys import (
     sort_keys,
     unexpected,
 )
-from taskalg.checkpoints.base import Checkpoint, LowRank, TensorSpec
+from taskalg.checkpoints.base import Checkpoint, LowRank, Opening, TensorSpec
 from taskalg.checkpoints.quantized import refuse_quantized
-from taskalg.checkpoints.safetensors import read_header
+from taskalg.checkpoints.safetensors import ShardHeader, read_header
 from taskalg.dtypes import F64
 from taskalg.errors import CheckpointError, quoted
 
@@ -42,21 +42,24 @@ _EMBEDDINGS |= {"embed_out", "tok_embeddings", "tokens_embed", "embeddings"}
 
 
 def is_adapter(path: str) -> bool:
-    """Tell whether a path is an adapter's folder, or the file of weights in one."""
-    named = files.is_folder(path) or Path(path).name == WEIGHTS_NAME
+    """Tell whether a path is an adapter's folder, or a file of weights in one."""
+    named = files.is_folder(path) or Path(path).name in (WEIGHTS_NAME, PICKLE_NAME)
     return named and files.exists(_folder(path) / CONFIG_NAME)
 
 
-def open_adapter(path: str) -> Checkpoint:
+def open_adapter(path: str, opening: Opening) -> Checkpoint:
     """Open a LoRA adapter as a task vector.
+
+    Args:
+        path: its folder, or the file of weights in it.
+        opening: what the user allows; older adapters are pickles.
 
     Raises:
         CheckpointError: it is damaged, or more than products and what is stored beside them.
     """
     folder = _folder(path)
     config = read_config(folder, path)
-    _check_folder(folder, path)
-    header = read_header(folder / WEIGHTS_NAME)
+    header = _read_weights(folder, path, opening)
     refuse_quantized({spec.name: spec for spec in header.tensors}, path)
     keys = sort_keys(header.tensors, path)
     check_work(config, list(keys.modules))
@@ -73,7 +76,7 @@ def open_adapter(path: str) -> Checkpoint:
         is_task_vector=True,
         is_sparse=True,
         whole=frozenset(keys.whole),
-        notes=config.notes,
+        notes=(*config.notes, *header.notes),
     )
 
 
@@ -81,7 +84,7 @@ def _folder(path: str) -> Path:
     return Path(path) if files.is_folder(path) else Path(path).parent
 
 
-def _check_folder(folder: Path, path: str) -> None:
+def _read_weights(folder: Path, path: str, opening: Opening) -> ShardHeader:
     names = files.list_folder(folder)
     if "model.safetensors" in names or "model.safetensors.index.json" in names:
         raise CheckpointError(
@@ -89,13 +92,21 @@ def _check_folder(folder: Path, path: str) -> None:
             note=f"some loaders take the model alone, some put the adapter of {CONFIG_NAME} on it",
             help="give one of them a folder of its own",
         )
-    if WEIGHTS_NAME not in names:
-        pickled = PICKLE_NAME in names
+    given = [] if files.is_folder(path) else [Path(path).name]
+    found = next((name for name in (*given, WEIGHTS_NAME, PICKLE_NAME) if name in names), None)
+    if found is None:
+        raise CheckpointError(f"{quoted(path)} has no {WEIGHTS_NAME}")
+    if found == WEIGHTS_NAME:
+        return read_header(folder / found)
+    if not opening.allow_pickle:
         raise CheckpointError(
-            f"{quoted(path)} has no {WEIGHTS_NAME}",
-            note=f"it has {PICKLE_NAME}, a PyTorch pickle" if pickled else None,
-            help="load it with PEFT and save it with save_pretrained" if pickled else None,
+            f"the weights of {quoted(path)} are a PyTorch pickle, {PICKLE_NAME}",
+            note="that is a program that can do anything when it is loaded",
+            help="add --allow-pickle: then torch reads the tensors in it, and refuses all else",
         )
+    from taskalg.checkpoints.pickled import read_pickle  # nothing else here needs it
+
+    return read_pickle(folder / found)
 
 
 def _check_expected(keys: Keys, config: AdapterConfig) -> None:

@@ -30,7 +30,7 @@ class Format:
 
 
 FORMATS = (
-    Format("PEFT adapter", is_adapter, lambda path, _: open_adapter(path)),
+    Format("PEFT adapter", is_adapter, open_adapter),
     Format("Hugging Face folder", files.is_folder, lambda path, _: open_folder(path)),
     Format("safetensors file", lambda path: True, lambda path, _: open_file(path)),
 )
