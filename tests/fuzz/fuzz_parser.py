@@ -32,7 +32,7 @@ with watching:
     from taskalg.language.parser import parse
     from taskalg.language.printer import print_recipe
 
-LONGEST = 6000  # characters of a message; the text has 1,200
+LONGEST = 6000  # characters of a message; the text has 400
 VECTOR = Pairs([["taskalg", "task-vector"]])
 MODEL_FILE = file_of(Pairs([["layers.0.w", tensor("U8", [2], 0)]]), b"\0\0")
 VECTOR_FILE = file_of(

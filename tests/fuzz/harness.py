@@ -142,7 +142,9 @@ def run(check: Check, mutate: Mutate, tally: Tally) -> None:
         return mutate(data, rng)[:most]
 
     options = [option for option in DEFAULTS if not _given(option)]
-    atheris.Setup([*sys.argv, f"-runs={runs}", *options], execute, custom_mutator=change)
+    inputs = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    options += [] if inputs else [f"-runs={runs}"]  # with inputs, each of them is tried once
+    atheris.Setup([*sys.argv, *options], execute, custom_mutator=change)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
     atheris.Fuzz()

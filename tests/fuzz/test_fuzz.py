@@ -119,13 +119,19 @@ def test_a_sum_that_prints_as_another_is_noticed() -> None:
     [
         MismatchError("no error of a text"),
         ExpressionError("beyond", Span(Source("<test>", "a"), 3, 4)),
-        ExpressionError("\x1b[31mred"),
         ExpressionError("long" * fuzz_parser.LONGEST),
     ],
 )
 def test_an_error_that_misleads_is_noticed(error: Any) -> None:
     with pytest.raises(AssertionError):
         fuzz_parser.check_error(error)
+
+
+@pytest.mark.parametrize("said", ["\x1b[2J", "\u202ereversed", "\ud800", "x" * 100])
+def test_a_message_that_upsets_a_terminal_is_noticed(said: str) -> None:
+    harness.check_message("plain\nwords", 100)
+    with pytest.raises(AssertionError):
+        harness.check_message(said, 100)
 
 
 @pytest.mark.soak

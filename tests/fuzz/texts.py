@@ -55,7 +55,7 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
     tokens = _TOKEN.findall(text)
     for _ in range(rng.choice([1, 1, 2, 3])):
         rng.choice(CHANGES)(tokens, rng)
-    return "".join(tokens)[:1200].encode("utf-8", "surrogateescape")
+    return "".join(tokens)[:400].encode("utf-8", "surrogateescape")
 
 
 def recipe(rng: random.Random) -> str:
