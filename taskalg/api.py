@@ -96,7 +96,12 @@ def build(
 
 
 def checkpoint(
-    path: Weights, *, name: str | None = None, strip_prefix: str | None = None
+    path: Weights,
+    *,
+    name: str | None = None,
+    strip_prefix: str | None = None,
+    allow_pickle: bool = False,
+    in_memory: bool = False,
 ) -> Recipe:
     """Mention a checkpoint: a model, or a task vector when the file is one.
 
@@ -105,16 +110,24 @@ def checkpoint(
         name: what messages and plans call it; by default the path's last part.
         strip_prefix: dropped from the names of its tensors. By default a prefix is dropped or added
             where that alone makes all names agree.
+        allow_pickle: whether it may be a PyTorch pickle, read with `weights_only=True`.
+        in_memory: whether a pickle of which no tensor is a plain range may be loaded.
 
     Raises:
         CheckpointError: it cannot be opened.
         UsageError: no tensor has the prefix.
     """
-    return _mention(path, "checkpoint", name, None, strip_prefix)
+    opening = Opening(allow_pickle=allow_pickle, in_memory=in_memory)
+    return _mention(path, "checkpoint", name, None, strip_prefix, opening)
 
 
 def task(
-    path: Weights, base: Recipe, *, name: str | None = None, strip_prefix: str | None = None
+    path: Weights,
+    base: Recipe,
+    *,
+    name: str | None = None,
+    strip_prefix: str | None = None,
+    allow_pickle: bool = False,
 ) -> Recipe:
     """Mention a task vector: the checkpoint minus `base`, or the file itself when it is a vector.
 
@@ -123,16 +136,23 @@ def task(
         base: what it was fine-tuned from.
         name: what messages and plans call it; by default the path's last part.
         strip_prefix: dropped from the names of its tensors, as for `checkpoint`.
+        allow_pickle: whether it may be a PyTorch pickle, read with `weights_only=True`.
 
     Raises:
         CheckpointError: it cannot be opened.
         UsageError: no tensor has the prefix.
     """
-    return _mention(path, "task", name, base, strip_prefix)
+    opening = Opening(allow_pickle=allow_pickle)
+    return _mention(path, "task", name, base, strip_prefix, opening)
 
 
 def _mention(
-    path: Weights, sort: Sort, name: str | None, base: Recipe | None, strip_prefix: str | None
+    path: Weights,
+    sort: Sort,
+    name: str | None,
+    base: Recipe | None,
+    strip_prefix: str | None,
+    opening: Opening,
 ) -> Recipe:
     called = checked_name(name if name is not None else default_name(path))
     against = None if base is None else base.value
@@ -140,7 +160,8 @@ def _mention(
         raise UsageError("a base is a checkpoint, not a scalar")
     reference = mention(path, sort, called, base=against, strip_prefix=strip_prefix)
     opened = {} if base is None else dict(base.opened)
-    recipe = Recipe(WeightedSum({reference: Coefficient(1)}), opened=opened)
+    value = WeightedSum({reference: Coefficient(1)})
+    recipe = Recipe(value, opened=opened, opening=opening)
     recipe.open(reference)
     return recipe
 

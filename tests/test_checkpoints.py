@@ -505,9 +505,8 @@ def test_shards_of_a_model_and_of_a_task_vector(sharded: Path) -> None:
 
 OTHER_FOLDERS = {
     "consolidated.00.safetensors": "a model in slices",
-    "pytorch_model.bin": "a model in PyTorch pickles",
-    "pytorch_model-00001-of-00002.bin": "a model in PyTorch pickles",
-    "consolidated.00.pth": "a model in PyTorch pickles",
+    "pytorch_model-00001-of-00002.bin": "a folder of PyTorch pickles",
+    "consolidated.00.pth": "a folder of PyTorch pickles",
     "model-Q4_K.gguf": "a GGUF model",
     "__0_0.distcp": "a distributed PyTorch checkpoint",
     "flax_model.msgpack": "a Flax or TensorFlow model",
@@ -530,10 +529,6 @@ def test_other_formats_beside_a_model_do_not_matter(tmp_path: Path, name: str) -
 
 
 OTHER_FILES = {
-    "a.bin": "a PyTorch pickle",
-    "a.PT": "a PyTorch pickle",
-    "a.pth": "a PyTorch pickle",
-    "a.ckpt": "a PyTorch pickle",
     "a.gguf": "a GGUF file",
     "a.h5": "a Keras or TensorFlow file",
     "a.onnx": "an ONNX graph",

@@ -62,6 +62,11 @@ class LowRank:
     onto: TensorSpec | None = None  # stored, of the tensor's shape, and the product is added to it
 
     @property
+    def rank(self) -> int:
+        """Columns of the one factor and rows of the other."""
+        return self.b.shape[1] if len(self.b.shape) > 1 else 1
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all of them as they are stored."""
         return sum(spec.nbytes for spec in (self.a, self.b, self.onto) if spec is not None)
@@ -100,7 +105,6 @@ class Part:
 
     folder: str  # its path inside the model's folder; "" for the model's folder itself
     stem: str  # what its files are called: "model", or "diffusion_pytorch_model"
-
     may_shard: bool = True  # whether what loads it knows shards
 
     @property
@@ -142,6 +146,7 @@ class Opening:
     """What a user allows and asks for when a checkpoint is opened."""
 
     allow_pickle: bool = False
+    in_memory: bool = False  # whether what cannot be read in place may be loaded
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from taskalg.checkpoints.hub.address import Address, parse_address
 from taskalg.checkpoints.hub.paths import hub_identity
 from taskalg.checkpoints.hub.snapshot import open_on_hub
 from taskalg.checkpoints.lora import is_adapter, open_adapter
+from taskalg.checkpoints.pickled import is_pickle, open_pickle
 from taskalg.checkpoints.safetensors import open_file
 from taskalg.checkpoints.unsupported import refuse_address, refuse_suffix
 from taskalg.errors import CheckpointError, listed, quoted
@@ -31,6 +32,7 @@ class Format:
 
 FORMATS = (
     Format("PEFT adapter", is_adapter, open_adapter),
+    Format("PyTorch pickle", is_pickle, open_pickle),
     Format("Hugging Face folder", files.is_folder, lambda path, _: open_folder(path)),
     Format("safetensors file", lambda path: True, lambda path, _: open_file(path)),
 )
@@ -40,8 +42,8 @@ def open_checkpoint(path: AnyPath, opening: Opening | None = None) -> Checkpoint
     """Open a checkpoint: read and check its headers, and nothing else of it.
 
     Args:
-        path: a safetensors file, a Hugging Face model folder, or a PEFT adapter's folder; or a
-            model on the Hub, if there is nothing of that name.
+        path: a safetensors file, a Hugging Face model folder, a PEFT adapter's folder, or a
+            PyTorch pickle; or a model on the Hub, if there is nothing of that name.
         opening: what the user allows.
 
     Raises:

@@ -10,12 +10,8 @@ from dataclasses import dataclass
 from taskalg.errors import CheckpointError, quoted
 
 _CONVERT = "load it with the library that wrote it and save it as safetensors"
-_PICKLE = "a PyTorch pickle"
+_RENAME = "if it is one, give it a name that ends in .pt"
 _SUFFIXES = {
-    ".bin": (_PICKLE, _CONVERT),
-    ".pt": (_PICKLE, _CONVERT),
-    ".pth": (_PICKLE, _CONVERT),
-    ".ckpt": (_PICKLE, _CONVERT),
     ".gguf": ("a GGUF file, made for llama.cpp", "use the model it was converted from"),
     ".h5": ("a Keras or TensorFlow file", _CONVERT),
     ".msgpack": ("a Flax file", _CONVERT),
@@ -25,8 +21,8 @@ _SUFFIXES = {
 _CONTENT = (
     (b"version https://git-lfs", "a git-lfs pointer, not the weights", "run: git lfs pull"),
     (b"GGUF", "a GGUF file, made for llama.cpp", "use the model it was converted from"),
-    (b"PK\x03\x04", "a zip archive, probably a PyTorch pickle", _CONVERT),
-    (b"\x80\x02", _PICKLE, _CONVERT),
+    (b"PK\x03\x04", "a zip archive, probably a PyTorch pickle", _RENAME),
+    (b"\x80\x02", "a pickle, probably PyTorch's", _RENAME),
     (b"<!DOCTYPE", "a web page, not the weights", "download the file itself"),
     (b"<!doctype", "a web page, not the weights", "download the file itself"),
     (b"<html", "a web page, not the weights", "download the file itself"),
@@ -63,7 +59,11 @@ _FOLDERS = (
         _like(r"consolidated.*\.safetensors"),
         "use the Hugging Face layout of the model",
     ),
-    OtherFolder("a model in PyTorch pickles", _like(r".*\.(bin|pt|pth|ckpt)"), _CONVERT),
+    OtherFolder(
+        "a folder of PyTorch pickles, under names of their own",
+        _like(r".*\.(bin|pt|pth|ckpt)"),
+        "give one of its files, and --allow-pickle",
+    ),
     OtherFolder(
         "a GGUF model, made for llama.cpp",
         _like(r".*\.gguf"),

@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from taskalg import listing
+from taskalg.checkpoints.base import Opening
 from taskalg.cli.options import choices, json_option, print_json, show
 from taskalg.compiler import read_recipe, recipe_source
 from taskalg.console import ExpressionCommand
 from taskalg.errors import quoted
 from taskalg.language.format import format_text
-from taskalg.names import Names, bindings
+from taskalg.names import Names, allow_pickle, bindings
 
 
 @click.command(cls=ExpressionCommand)
@@ -113,14 +114,15 @@ def fmt(ctx: click.Context, file: str, only_check: bool) -> None:
 
 @click.command()
 @click.argument("path")
+@allow_pickle
 @json_option
-def inspect(path: str, as_json: bool) -> None:
+def inspect(path: str, allow_pickle: bool, as_json: bool) -> None:
     """List what is in a checkpoint: tensors, dtypes, shapes, shards.
 
     \b
     taskalg inspect llama/
     """
-    checkpoint = listing.open_checkpoint(path)
+    checkpoint = listing.open_checkpoint(path, Opening(allow_pickle=allow_pickle))
     if as_json:
         print_json(listing.inspect_json(checkpoint))
     else:

@@ -4,12 +4,12 @@ import click
 
 from taskalg.cli.again import rerun, verify
 from taskalg.cli.look import check, demo, equal, explain, fmt, inspect, ops
-from taskalg.cli.produce import merge
+from taskalg.cli.produce import convert, merge
 from taskalg.console import Tool
 from taskalg.version import __version__
 
 # As --help lists them.
-COMMANDS = (merge, explain, check, equal, verify, rerun, fmt, inspect, ops, demo)
+COMMANDS = (merge, explain, check, equal, verify, rerun, fmt, inspect, convert, ops, demo)
 
 
 @click.group(

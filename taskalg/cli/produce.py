@@ -6,11 +6,12 @@ import click
 from click.core import ParameterSource
 
 from taskalg import listing
+from taskalg.api import checkpoint
 from taskalg.cli.options import choices, json_option, print_json, show
 from taskalg.console import ExpressionCommand, progress_bar
 from taskalg.engines.registry import check_engine
 from taskalg.errors import UsageError
-from taskalg.names import Names, bindings
+from taskalg.names import Names, allow_pickle, bindings
 from taskalg.recipe import Recipe
 
 _ADAPTERS = ("dtype", "donor", "threads", "overwrite")  # options that --as-lora leaves
@@ -93,3 +94,28 @@ def _rehearse(recipe: Recipe, out: str, as_json: bool, settings: dict[str, Any])
     explanation = recipe.explain(out, **planned)
     explanation.rehearse(overwrite=settings["overwrite"])
     show(explanation, as_json)
+
+
+@click.command()
+@click.argument("path")
+@click.option("-o", "out", required=True, metavar="OUT", help="A folder, or a .safetensors file.")
+@allow_pickle
+@click.option("--dtype", metavar="DTYPE", help="Of floating tensors: bf16, f16, f32, …")
+@click.option("--shard-size", default="5GB", metavar="SIZE", help="Of one file [5GB].")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@json_option
+@click.option("--quiet", is_flag=True, help="No progress, no report.")
+def convert(
+    path: str, out: str, allow_pickle: bool, as_json: bool, quiet: bool, **settings: Any
+) -> None:
+    """Write a checkpoint as safetensors: a model folder with all its files, or one file.
+
+    Pickles whose tensors are no plain ranges of the file are loaded into memory.
+
+    \b
+    taskalg convert old-bert/ -o bert/ --allow-pickle
+    """
+    recipe = checkpoint(path, allow_pickle=allow_pickle, in_memory=True)
+    with progress_bar(quiet or as_json) as progress:
+        report = recipe.save(out, progress=progress, **settings)
+    _tell(listing.receipt(report), listing.report_json(report), as_json, quiet)
