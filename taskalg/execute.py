@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from taskalg.algebra.kinds import Kind
@@ -19,7 +20,7 @@ from taskalg.output.publish import stage
 from taskalg.output.sidefiles import SideFile, list_of_parts, side_files
 from taskalg.plan import Plan, Step
 from taskalg.plan_digest import plan_digest
-from taskalg.provenance import Record, generated_files, stored_outputs
+from taskalg.provenance import Record, generated_files, make_manifest, stored_outputs
 from taskalg.remarks import remarks, warnings
 from taskalg.report import Report
 from taskalg.sinks import FileSink
@@ -55,6 +56,7 @@ def execute(
     settings = settings or Settings()
     if any(shard.remote for operand in plan.operands for shard in opened(operand).shards):
         rehearse(plan, out, settings)  # what is in the way is told before a long download
+    record = None if is_file_output(out) else record  # beside a file nothing is published
     inputs = fetched_inputs(plan, settings)
     layouts = output_layouts(plan, out, settings.shard_size)
     sides = output_side_files(plan, inputs[plan.donor], out, layouts)
@@ -67,13 +69,15 @@ def execute(
         with staged.reserving():
             loaded = get_engine(engine) if isinstance(engine, str) else engine
             run = Pass(plan, loaded, inputs, settings)
+            if record is not None:
+                manifest = make_manifest(plan, inputs, record, settings)
         start = time.perf_counter()
         blocks = cut(plan, layouts, threads, staged.done)
         skipped = sum(staged.done)
         run.run(blocks, FileSink(staged.files, staged.wrote), threads, skipped=skipped)
-        if record is not None and not is_file_output(out):
+        if record is not None:
             outputs = stored_outputs(layouts, staged.digests() if record.hashed else {})
-            for made in generated_files(plan, record, settings, outputs, sides):
+            for made in generated_files(replace(manifest, outputs=outputs), sides):
                 staged.add(made)
         staged.publish()
         seconds = time.perf_counter() - start

@@ -42,21 +42,11 @@ class Record:
     repeated: Manifest | None = None  # what is repeated: its words and its inputs' are taken
 
 
-def generated_files(
-    plan: Plan,
-    record: Record,
-    settings: Settings,
-    outputs: Sequence[StoredFile],
-    side_files: Sequence[SideFile],
-) -> list[SideFile]:
-    """Return what is written about an output: the manifest, and for a model its card.
-
-    Raises:
-        CheckpointError: an input cannot be read.
-    """
-    manifest = make_manifest(plan, record, settings, outputs)
+def generated_files(manifest: Manifest, side_files: Sequence[SideFile]) -> list[SideFile]:
+    """Return what is published about an output: the manifest, and for a model its card."""
     found = [SideFile(MANIFEST_NAME, manifest.to_bytes())]
-    return found if plan.kind is Kind.TASK_VECTOR else [*found, card(manifest, side_files)]
+    is_vector = manifest.kind == str(Kind.TASK_VECTOR)
+    return found if is_vector else [*found, card(manifest, side_files)]
 
 
 def stored_outputs(
@@ -75,9 +65,15 @@ def stored_outputs(
 
 
 def make_manifest(
-    plan: Plan, record: Record, settings: Settings, outputs: Sequence[StoredFile]
+    plan: Plan, inputs: Sequence[Checkpoint], record: Record, settings: Settings
 ) -> Manifest:
-    """Say what a plan does.
+    """Say what a plan does, before it is done; the files of the output are missing yet.
+
+    Args:
+        plan: the plan.
+        inputs: its operands' checkpoints, whose files are on this machine by now.
+        record: what else to say.
+        settings: how it is run.
 
     Raises:
         CheckpointError: an input cannot be read.
@@ -96,7 +92,7 @@ def make_manifest(
         files=str(Canonical(total.terms, {})),
         coefficients=coefficients_json(plan, [names[operand] for operand in plan.operands]),
         cancelled=tuple(sorted({*names.values()} - {names[o] for o in taking_part(plan)})),
-        inputs=() if record.repeated else make_inputs(plan, hashed=record.hashed),
+        inputs=() if record.repeated else _make_inputs(plan, inputs, hashed=record.hashed),
         decisions=Decisions(
             donor=names[plan.operands[plan.donor]],
             dtype=None if choices.dtype is None else choices.dtype.name,
@@ -107,7 +103,7 @@ def make_manifest(
             rows=choices.rows,
         ),
         tensors=len(plan.tensors),
-        outputs=tuple(outputs),
+        outputs=(),
     )
     return made if record.repeated is None else _in_words_of(record.repeated, made)
 
@@ -123,18 +119,15 @@ def taking_part(plan: Plan) -> list[Operand]:
     return sorted(found, key=lambda operand: sort_key(names[operand], None))
 
 
-def make_inputs(plan: Plan, *, hashed: bool) -> tuple[Input, ...]:
-    """Describe the checkpoints that take part.
-
-    Raises:
-        CheckpointError: one cannot be read.
-    """
+def _make_inputs(plan: Plan, inputs: Sequence[Checkpoint], *, hashed: bool) -> tuple[Input, ...]:
+    """Describe the checkpoints that take part."""
+    held = dict(zip(plan.operands, inputs, strict=True))
     names = public_names(plan.operands)
     total = _renamed(plan.total, names)
     against = {operand.name: base for operand, base in total.against.items()}
     found = []
     for operand in taking_part(plan):
-        checkpoint, name = opened(operand), names[operand]
+        checkpoint, name = held[operand], names[operand]
         base = against.get(name)
         found.append(
             Input(
@@ -240,12 +233,14 @@ def stored_inputs(checkpoint: Checkpoint, *, hashed: bool) -> tuple[StoredFile, 
     sizes = {n: s.fingerprint.size for n, s in zip(paths, checkpoint.shards, strict=True)}
     headers = {n: s.header_hash for n, s in zip(paths, checkpoint.shards, strict=True)}
     known = {n: s.sha256 for n, s in zip(paths, checkpoint.shards, strict=True)}
-    config = None if checkpoint.folder is None else checkpoint.folder / _ADAPTER_CONFIG
-    if checkpoint.is_sparse and config is not None and files.exists(config):
-        paths[_ADAPTER_CONFIG] = config
-        sizes[_ADAPTER_CONFIG] = files.fingerprint(config).size
+    folder = checkpoint.folder
+    if checkpoint.is_sparse and folder is not None and _ADAPTER_CONFIG in files.list_folder(folder):
+        paths[_ADAPTER_CONFIG] = folder / _ADAPTER_CONFIG
+        sizes[_ADAPTER_CONFIG] = files.fingerprint(folder / _ADAPTER_CONFIG).size
     if hashed:
-        known |= sha256_of({n: p for n, p in paths.items() if not known.get(n) and files.exists(p)})
+        elsewhere = {shard.path for shard in checkpoint.shards if shard.remote is not None}
+        wanted = {n: p for n, p in paths.items() if not known.get(n) and p not in elsewhere}
+        known |= sha256_of(wanted)
     return tuple(
         StoredFile(n, sizes[n], headers.get(n) or header_sha256(path), known.get(n))
         for n, path in paths.items()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 import taskalg
-from taskalg import Recipe
+from taskalg import Recipe, TaskalgError
 from taskalg.errors import Source
 from taskalg.output.card import card, stated_license
 from taskalg.output.manifest import Decisions, Input, Manifest, read_manifest
@@ -23,6 +23,7 @@ from taskalg.output.public import is_origin, public_path, public_text
 from taskalg.output.sidefiles import SideFile
 from taskalg.plan import Choices
 from tests import oracle
+from tests.faults import Faults, inject
 from tests.oracle import Tensor
 from tests.strategies import examples
 
@@ -190,6 +191,32 @@ def test_the_same_merge_elsewhere_writes_the_same_bytes(zoo: Path, tmp_path: Pat
         made.save(folder / "out", threads=threads, engine=engine, hash=True)
     assert generated(zoo / "out") == generated(copy / "out")
     assert read_manifest(zoo / "out").to_bytes() == (zoo / "out/taskalg.json").read_bytes()
+
+
+# ---- All of it or nothing
+
+
+def test_whatever_call_fails_the_manifest_is_there_only_with_its_model(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bound(zoo, "base - toxic/2")
+    counted, failed = Faults(), 0
+    with monkeypatch.context() as context:
+        inject(context, counted)
+        made.save(tmp_path / "expected", threads=1, hash=True)
+    for at in range(1, len(counted.calls) + 1):
+        out = tmp_path / f"out {at}"
+        with monkeypatch.context() as context:
+            inject(context, Faults(at))
+            try:
+                made.save(out, threads=1, hash=True)
+            except TaskalgError as error:
+                assert error.exit_code in (4, 5)
+                failed += 1
+        is_there = (out / "model.safetensors").exists()
+        assert generated(out) == (generated(tmp_path / "expected") if is_there else {})
+        shutil.rmtree(out, ignore_errors=True)
+    assert failed > 60
 
 
 # ---- No local path leaves the machine
@@ -445,9 +472,11 @@ def test_a_license_is_read_only_where_it_is_plain(
 
 
 def test_without_a_card_there_is_no_license(tmp_path: Path) -> None:
-    (tmp_path / "README.md").mkdir()
     assert stated_license(tmp_path) is None
     assert stated_license(None) is None
+    (tmp_path / "README.md").mkdir()
+    with pytest.raises(taskalg.CheckpointError, match="is a folder"):
+        stated_license(tmp_path)
 
 
 @pytest.mark.parametrize(

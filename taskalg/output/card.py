@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taskalg import files
-from taskalg.errors import TaskalgError, printable
+from taskalg.errors import printable
 from taskalg.output.manifest import LICENSE, MANIFEST_NAME, Input, Manifest
 from taskalg.output.public import hub_id
 from taskalg.output.sidefiles import CONFIG_NAME, SideFile
@@ -53,13 +53,18 @@ def stated_license(folder: Path | None) -> str | None:
     """Return the license that a model's card states; None when it has no card or states none.
 
     Only the plain form `license: apache-2.0` counts; lists and licenses of one's own do not.
+
+    Raises:
+        CheckpointError: there is a card, and it cannot be read.
     """
-    path = None if folder is None else folder / CARD_NAME
-    if path is None or not files.is_file(path):
+    if folder is None or CARD_NAME not in files.list_folder(folder):
+        return None
+    path = folder / CARD_NAME
+    if files.fingerprint(path).size > _LARGEST_CARD:
         return None
     try:
         text = files.read_small(path, _LARGEST_CARD).decode("utf-8")
-    except (TaskalgError, UnicodeDecodeError):
+    except UnicodeDecodeError:
         return None
     lines = text.splitlines()
     if "---" not in lines[1:] or lines[0] != "---":
