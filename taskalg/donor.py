@@ -14,7 +14,8 @@ def choose_donor(total: Resolved, name: str | None = None) -> int:
     """Return the donor's index among the operands. The spelling of a sum never decides.
 
     The one asked for; else `base` if its coefficient is not zero everywhere; else the checkpoint
-    with the largest coefficient on any tensor, models before task vectors, ties by name.
+    with the largest coefficient on any tensor, models before task vectors, ties by name. If that
+    is an adapter, which has few of a model's tensors, what it was trained on stands in.
 
     Raises:
         UsageError: no operand has the name asked for.
@@ -31,7 +32,17 @@ def choose_donor(total: Resolved, name: str | None = None) -> int:
         for index, value in enumerate(largest)
         if value is not None
     ]
-    return -max(ranked)[2] if ranked else 0
+    best = -max(ranked)[2] if ranked else 0
+    return _standing_in(total, best) if opened(operands[best]).is_sparse else best
+
+
+def _standing_in(total: Resolved, adapter: int) -> int:
+    """Return the index of what an adapter was trained on, its own when that is not known."""
+    operands = [operand for operand, _ in total.terms]
+    base = total.against.get(operands[adapter])
+    parts = {} if base is None else {o: _largest(o, part) for o, part in base.terms.items()}
+    known = [(value, -operands.index(operand)) for operand, value in parts.items() if value]
+    return -max(known)[1] if known else adapter
 
 
 def opened(operand: Operand) -> Checkpoint:

@@ -7,7 +7,7 @@ from typing import Any
 from taskalg.algebra.canonical import coefficient_text
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.operators import OPERATORS
-from taskalg.checkpoints.base import Checkpoint
+from taskalg.checkpoints.base import Checkpoint, TensorSpec
 from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.coefficients import fraction_text
 from taskalg.errors import printable
@@ -128,16 +128,16 @@ def check_json(recipe: Recipe, kind: Kind) -> dict[str, Any]:
 def inspect_text(checkpoint: Checkpoint) -> str:
     """Print what a checkpoint is, then a line for each tensor."""
     tensors = checkpoint.tensors.values()
-    dtypes = Counter(tensor.dtype.name for tensor in tensors)
+    dtypes = Counter(_stored_as(tensor) for tensor in tensors)
     shards = [shard.path.name for shard in checkpoint.shards]
     rows = [
         ("name", "dtype", "shape", "size", "file"),
         *(
             (
                 printable(tensor.name),
-                tensor.dtype.name,
+                _stored_as(tensor),
                 "x".join(map(str, tensor.shape)) or "scalar",
-                bytes_text(tensor.nbytes),
+                bytes_text(tensor.bytes_stored),
                 printable(shards[tensor.shard]),
             )
             for tensor in tensors
@@ -146,10 +146,15 @@ def inspect_text(checkpoint: Checkpoint) -> str:
     kind = "task vector" if checkpoint.is_task_vector else "checkpoint"
     held = ", ".join(f"{count:,} {name}" for name, count in sorted(dtypes.items()))
     files = f"{len(shards)} file{'' if len(shards) == 1 else 's'}"
-    size = bytes_text(checkpoint.nbytes)
+    size = bytes_text(sum(tensor.bytes_stored for tensor in tensors))
     head = f"{kind}   {len(tensors):,} tensors ({held}), {size} in {files}"
     notes = [f"note: {printable(note)}" for note in checkpoint.notes]
     return "\n".join([head, *notes, "", *_columns(rows)])
+
+
+def _stored_as(tensor: TensorSpec) -> str:
+    """Return a tensor's dtype, or its rank when only its factors are stored."""
+    return tensor.dtype.name if tensor.factors is None else f"rank {tensor.factors.rank}"
 
 
 def inspect_json(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -158,7 +163,7 @@ def inspect_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "schema": SCHEMA,
         "path": checkpoint.path,
         "kind": str(Kind.TASK_VECTOR) if checkpoint.is_task_vector else "checkpoint",
-        "bytes": checkpoint.nbytes,
+        "bytes": sum(tensor.bytes_stored for tensor in checkpoint.tensors.values()),
         "notes": list(checkpoint.notes),
         "shards": [shard.path.name for shard in checkpoint.shards],
         "tensors": [
@@ -166,7 +171,8 @@ def inspect_json(checkpoint: Checkpoint) -> dict[str, Any]:
                 "name": tensor.name,
                 "dtype": tensor.dtype.name,
                 "shape": list(tensor.shape),
-                "bytes": tensor.nbytes,
+                "bytes": tensor.bytes_stored,
+                "rank": None if tensor.factors is None else tensor.factors.rank,
                 "shard": checkpoint.shards[tensor.shard].path.name,
             }
             for tensor in checkpoint.tensors.values()

@@ -74,7 +74,7 @@ class Resolver:
         return Canonical(
             tuple(ordered),
             {operand: base for operand, base in against.items() if operand.is_task},
-            {operand: base for operand, base in against.items() if _whole(operand.checkpoint)},
+            {operand: base for operand, base in against.items() if _is_sparse(operand.checkpoint)},
         )
 
     def opened(self, reference: Reference) -> Checkpoint | None:
@@ -112,7 +112,7 @@ class Resolver:
             parts.append(WeightedSum({key: coefficient}))
             if _is_difference(reference, checkpoint):
                 parts.append(self._against(reference).scaled(-coefficient))
-            elif _whole(checkpoint):  # its base takes part on some tensors
+            elif self._has_base(reference, checkpoint):
                 parts.append(self._against(reference).scaled(Coefficient()))
         return WeightedSum.adding(parts)
 
@@ -136,13 +136,23 @@ class Resolver:
         checkpoint = self.opened(reference)
         return checkpoint is not None and checkpoint.is_task_vector
 
+    def _has_base(self, reference: Reference, checkpoint: Checkpoint | None) -> bool:
+        """Tell whether an adapter's base has a part in the sum, though nothing of it is added.
+
+        It has the names that the adapter is zero on, and what whole tensors are taken against.
+        """
+        if checkpoint is None or not checkpoint.is_sparse:
+            return False
+        known = reference.base is not None or self._base is not None
+        return known or bool(checkpoint.whole)
+
     def _bases(self) -> dict[object, Sum]:
         return {
             key: self.base_of(reference)
             for key, mentions in list(self._mentions.items())
             for reference in (_first(mentions),)
             for checkpoint in (self.opened(reference),)
-            if _is_difference(reference, checkpoint) or _whole(checkpoint)
+            if _is_difference(reference, checkpoint) or self._has_base(reference, checkpoint)
         }
 
 
@@ -151,9 +161,8 @@ def _is_difference(reference: Reference, checkpoint: Checkpoint | None) -> bool:
     return reference.sort == "task" and not vector
 
 
-def _whole(checkpoint: Checkpoint | None) -> bool:
-    """Tell whether a task vector stores tensors from which its base is not subtracted yet."""
-    return checkpoint is not None and bool(checkpoint.whole)
+def _is_sparse(checkpoint: Checkpoint | None) -> bool:
+    return checkpoint is not None and checkpoint.is_sparse
 
 
 def _first(mentions: list[Reference]) -> Reference:

@@ -278,6 +278,21 @@ def test_an_adapter_alone_is_written_dense(tmp_path: Path) -> None:
     assert oracle.read_metadata(tmp_path / "out.safetensors")["taskalg"] == "task-vector"
 
 
+def test_beside_its_base_an_adapter_alone_has_the_base_s_names(tmp_path: Path) -> None:
+    write(tmp_path / "style")
+    shapes = {"head": (2, 2), NAME: (4, 3)}
+    write_base(tmp_path / "base", shapes)
+    paths = {"base": tmp_path / "base", "style": tmp_path / "style"}
+    vector = taskalg.compile("-0.5*style", base=paths["base"], tasks={"style": paths["style"]})
+    report = vector.save(tmp_path / "vector")
+    assert report.plan.operands[report.plan.donor].name == "base"
+    found = oracle.read_file(tmp_path / "vector" / "model.safetensors")
+    assert {name: tensor.shape for name, tensor in found.items()} == shapes
+    assert not any(found["head"].data)
+    again = taskalg.compile("base + v", models=paths | {"v": tmp_path / "vector"})
+    again.save(tmp_path / "again")  # so that it fits wherever the base does
+
+
 def test_adapters_of_different_weights_add_to_one_task_vector(tmp_path: Path) -> None:
     write(tmp_path / "one")
     other = {f"{KEY[:-1]}v.lora_A.weight": zeros(2, 3), f"{KEY[:-1]}v.lora_B.weight": zeros(5, 2)}
