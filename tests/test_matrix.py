@@ -71,9 +71,9 @@ def start(command: list[str], **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)
 
 
-def finish(process: subprocess.Popen[str], code: int) -> str:
+def finish(process: subprocess.Popen[str], code: int, timeout: float = 250) -> str:
     """Wait for a command; return what it printed, once its exit code is right."""
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=timeout)
     assert process.returncode == code, stdout + stderr
     assert "Traceback" not in stderr
     return stdout + stderr
@@ -218,10 +218,10 @@ def check_rerun(out: str, expected: str) -> None:
 
 
 def test_row_03_any_call_fails(small: str) -> None:
-    """One call in three fails once, one for good, and one moves a byte; test_crashes.py has all."""
-    at, failed = 0, True
+    """Some fail once, some for good, and some move a byte; test_crashes.py has all of them."""
+    at, failed = -1, True
     while failed:
-        at += 1
+        at += 2
         faults = Faults(at, sticky=at % 3 == 1, short=at % 3 == 2)
         with pytest.MonkeyPatch.context() as patch:
             inject(patch, faults)
@@ -485,12 +485,12 @@ except SystemExit as stop:
 
 def peak_memory(*args: str) -> int:
     """Run a command that must succeed; return its largest resident size [bytes]."""
-    said = finish(start([sys.executable, "-c", MEASURED, *args]), 0)
+    said = finish(start([sys.executable, "-c", MEASURED, *args]), 0, timeout=1500)
     return int(said.split("peak ")[-1]) * 1024
 
 
 @pytest.mark.parametrize(
-    "count", [30_000, pytest.param(1_500_000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+    "count", [30_000, pytest.param(1_450_000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
 )
 def test_row_12_many_tiny_tensors(folder: Path, count: int) -> None:
     size = many_tensors(folder / "a.safetensors", count)
