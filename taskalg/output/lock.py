@@ -74,24 +74,26 @@ def take_lock(hidden: Path) -> Lock | None:
         if files.is_folder(hidden):
             raise
         return None
+    lock = Lock(hidden, fd)
     try:
         if not is_ours:
             raise _held(hidden)
-        is_gone = not _has_its_name(fd, path)
-    except BaseException:
-        with suppress(OutputError):
-            files.close(fd)
+        if _has_its_name(fd, path):
+            _sign(fd)
+            return lock
+    except BaseException:  # also Ctrl-C, which may come between any two calls
+        if is_ours and _has_its_name(fd, path):
+            lock.release()
+        else:
+            _close_quietly(fd)
         raise
-    if is_gone:
+    files.close(fd)
+    return None
+
+
+def _close_quietly(fd: int) -> None:
+    with suppress(OutputError):
         files.close(fd)
-        return None
-    lock = Lock(hidden, fd)
-    try:
-        _sign(fd)
-    except BaseException:
-        lock.release()
-        raise
-    return lock
 
 
 def _has_its_name(fd: int, path: Path) -> bool:

@@ -262,13 +262,13 @@ class Publication:
 
     def _make(self, path: Path) -> None:
         for folder in missing_folders(path):
+            self._made.append(folder)  # first: Ctrl-C may come right after it is made
             try:
                 files.make_folder(folder)
             except OutputError:
+                self._made.remove(folder)
                 if not files.is_folder(folder):  # made by another run meanwhile
                     raise
-            else:
-                self._made.append(folder)
 
     def _discard(self) -> None:
         """Remove what this run made; what the system refuses to remove, the next run sweeps."""
