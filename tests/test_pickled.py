@@ -612,6 +612,21 @@ def test_convert_keeps_every_byte_and_dtype(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path / "b.safetensors").tensors["torch.float64"].dtype.name == "f32"
 
 
+@pytest.mark.parametrize("options", [{}, OLD], ids=["zip", "old"])
+def test_a_converted_folder_can_be_verified_and_made_again(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    path = saved(tmp_path / "a.pt", {"w": ONE}, **options)
+    run("convert", path, "-o", tmp_path / "out", "--allow-pickle")
+    given = ("--model", f"a_pt={path}", "--allow-pickle")
+    assert "0 differences" in run("verify", tmp_path / "out", *given).stdout
+    run("rerun", tmp_path / "out", *given, "-o", tmp_path / "again")
+    weights = [tmp_path / name / "model.safetensors" for name in ("out", "again")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    saved(path, {"w": ONE + 1}, **options)
+    run("verify", tmp_path / "out", *given, code=6)
+
+
 def test_a_task_vector_stays_one(tmp_path: Path) -> None:
     for name, value in (("a", 1.0), ("b", 3.0)):
         saved(tmp_path / f"{name}.pt", {"w": torch.full((2,), value)})
