@@ -1,8 +1,8 @@
 """Every example in the documents is run, and says what it prints.
 
 In README.md and grammar/README.md, the blocks of one document run in order in one folder, where
-every path that an example mentions is a toy checkpoint (unless "missing" is in its name, or the
-demo makes it):
+every path that an example reads is a toy checkpoint (unless "missing" is in its name, the demo makes
+it, or an example of the same block):
 
 - ```taskalg: recipes, separated by blank lines. A last line like `# model  base - toxic` is the
   result. A block that starts with `# name.ta` is one recipe, and is saved under that name.
@@ -195,11 +195,12 @@ def lines(text: str) -> list[str]:
 
 
 def provide(text: str) -> None:
-    """Make a toy checkpoint of every path in a text that leads nowhere yet."""
+    """Make a toy checkpoint of every path in a text that leads nowhere yet and is not written."""
+    written = set(map(Path, re.findall(r" -o ([\w./-]+)", text)))
     for pattern in PATHS:
         for path in map(Path, pattern.findall(text)):
             others = path.is_absolute() or "missing" in str(path) or "taskalg-demo" in path.parts
-            if not path.exists() and not others:
+            if not path.exists() and not others and path not in written:
                 make(path, [zlib.crc32(bytes(path)) % 7, 1, 0, 0])
 
 
