@@ -30,6 +30,7 @@ with watching:
     from taskalg.checkpoints import header
     from taskalg.checkpoints import safetensors as reader
     from taskalg.checkpoints.quantized import refuse_quantized
+    from taskalg.checkpoints.unsupported import refuse_factors
     from taskalg.errors import CheckpointError
 
 PATH = Path("file.safetensors")
@@ -105,9 +106,11 @@ def check(content: bytes) -> None:
         assert theirs == ours(found.tensors, content)
         tally.outcomes["accepted by both"] += 1
     try:
-        refuse_quantized({spec.name: spec for spec in found.tensors}, str(PATH))
+        tensors = {spec.name: spec for spec in found.tensors}
+        refuse_quantized(tensors, str(PATH))
+        refuse_factors(tensors, str(PATH))
     except CheckpointError:
-        tally.outcomes["quantized"] += 1
+        tally.outcomes["quantized, or an adapter's factors"] += 1
 
 
 def _class(said: str, known: Iterable[str]) -> str:

@@ -31,8 +31,29 @@ ODD += ["9" * 309, "9" * 4301, "Infinity", r'"\ud800"', '"F32"', "[0,4]", "{", '
 TOKENS = [*ODD, "[", "]", "}", ",", ":", "\\", r"\u0041", " ", "\n", "\0", "\ufeff", "\x7f", "é"]
 TOKENS += ['"shape"', '"dtype":"U8"', '"data_offsets":[0,0]', '"__metadata__":{}', "[" * 40]
 CODES = [*SIZES, "C64", "F4", "F8_E8M0", "F8_E4M3FNUZ", "F6_E2M3", "f32", "", "F128"]
-NAMES = ["", "__metadata__", "t", "a.weight", "a.scales", "a.qweight", "b_blocks", "b_scales"]
-NAMES += ["dtype", "λ", "\x1b[31m", "\u202e", "a/../b", "\0", "\ud800", "x" * 300, "layers.0.w"]
+NAMES = [
+    "",
+    "__metadata__",
+    "t",
+    "a.lora_A.weight",
+    "a.weight",
+    "a.scales",
+    "a.qweight",
+    "b_blocks",
+    "b_scales",
+]
+NAMES += [
+    "b_scales",
+    "dtype",
+    "λ",
+    "\x1b[31m",
+    "\u202e",
+    "a/../b",
+    "\0",
+    "\ud800",
+    "x" * 300,
+    "layers.0.w",
+]
 
 
 def build(entries: Any, data: bytes) -> bytes:
@@ -163,8 +184,8 @@ def _size(code: Any, shape: Any) -> int | None:
 def _value(rng: random.Random) -> Any:
     kind = rng.randrange(6)
     if kind == 0:
-        deep = rng.choice([1, 3, 100, 130, 600])
-        return Raw("[" * deep + "]" * deep)
+        deep = rng.choice([1, 3, 100, 130, 600, 1100, 1600])
+        return Raw("[" * deep + "]" * (deep if deep < 1600 else 0))
     if kind == 1:
         return Pairs([[rng.choice(NAMES), _value(rng)] for _ in range(rng.randrange(3))])
     return Raw(rng.choice(ODD)) if kind < 4 else rng.choice([rng.choice(NAMES), 1, [1, 2], []])
