@@ -259,7 +259,7 @@ def test_sigterm_cleans_up_and_exits_with_130(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "taskalg", "merge", "a/3 + 2*b/3", "--engine", "reference"]
     command += ["--model", "a=a.safetensors", "--model", "b=b.safetensors", "-o", "out"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
-    while not (tmp_path / "out").exists() and process.poll() is None:
+    while not any((tmp_path / "out").glob(".*/shard-*")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
