@@ -48,6 +48,15 @@ def public_path(path: str, origin: str | None = None) -> str:
     return printable(next((part for part in reversed(parts) if part), "checkpoint"))
 
 
+def looks_local(text: str) -> bool:
+    """Tell a path on some machine from the name of a model on the Hub.
+
+    >>> looks_local("/home/me/gpt2"), looks_local("org/gpt2"), looks_local("gpt2")
+    (True, False, False)
+    """
+    return bool(text) and _HUB_ID.fullmatch(text) is None
+
+
 def public_text(source: Source, known: Mapping[str, str]) -> str:
     """Return a recipe as it was written, but for its local paths.
 

@@ -18,9 +18,12 @@ from taskalg.checkpoints.stems import is_weights
 from taskalg.dtypes import FLOATING, DType
 from taskalg.errors import CheckpointError, quoted
 from taskalg.output.layout import OutputTensor
+from taskalg.output.public import looks_local, public_path
 
 LARGEST_SIDE_FILE = 64_000_000  # bytes; the largest tokenizer.json known has 35 MB
 CONFIG_NAME = "config.json"
+_WITH_PATHS = {CONFIG_NAME, "tokenizer_config.json", "model_index.json"}
+_PATHS = {"_name_or_path", "name_or_path"}  # keys under which libraries note where they loaded from
 TEMPLATES = "additional_chat_templates"  # the one folder loaders look into
 
 _NOT_TAKEN = re.compile(
@@ -84,21 +87,36 @@ def list_of_parts(donor: Checkpoint) -> tuple[SideFile, ...]:
     return tuple(side_file for side_file in taken if side_file is not None)
 
 
-def with_dtype(config: bytes, dtype: DType, path: str) -> bytes:
-    """Make a config say that the model's dtype is `dtype`; unchanged bytes where it does already.
+def published(config: bytes, dtype: DType | None, path: str) -> bytes:
+    """Make a config say that the model's dtype is `dtype`, and name no path on this machine.
 
     Only keys that are there are changed, in nested configs too; `dtype` may also be an object with
-    a dtype for each part.
+    a dtype for each part. Bytes stay as they are where nothing has to change.
 
     Raises:
         CheckpointError: the config is not JSON.
     """
     try:
         found = json.loads(config.decode("utf-8"))
-        changed = _set_dtype(found, dtype.torch)
+        changed = _without_paths(found)
+        if dtype is not None:
+            changed |= _set_dtype(found, dtype.torch)
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{CONFIG_NAME} of {quoted(path)} is not JSON") from None
+        raise CheckpointError(f"{quoted(path)} is not JSON") from None
     return (json.dumps(found, indent=2) + "\n").encode() if changed else config
+
+
+def _without_paths(found: Any) -> bool:
+    """Reduce local paths to their last part, and tell whether there was one."""
+    if not isinstance(found, dict):
+        return False
+    changed = False
+    for key, value in found.items():
+        if key in _PATHS and isinstance(value, str) and looks_local(value):
+            found[key], changed = public_path(value), True
+        elif isinstance(value, dict):
+            changed |= _without_paths(value)
+    return changed
 
 
 def _names(root: Path, folder: str) -> list[str]:
@@ -115,10 +133,13 @@ def _names(root: Path, folder: str) -> list[str]:
 
 
 def _following(side_file: SideFile, dtype: DType | None, donor: Checkpoint) -> SideFile:
-    """Make a config follow the dtype of the tensors beside it."""
-    if dtype is None or side_file.name.rpartition("/")[2] != CONFIG_NAME:
+    """Make a config follow the dtype of the tensors beside it, and name no local path."""
+    name = side_file.name.rpartition("/")[2]
+    if name not in _WITH_PATHS:
         return side_file
-    return SideFile(side_file.name, with_dtype(side_file.content, dtype, str(donor.folder)))
+    dtype = dtype if name == CONFIG_NAME else None
+    path = f"{donor.folder}/{side_file.name}"
+    return SideFile(side_file.name, published(side_file.content, dtype, path))
 
 
 def _take(folder: Path, name: str) -> SideFile | None:
