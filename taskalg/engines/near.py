@@ -45,13 +45,13 @@ def _rounds_alike(magnitude: float, margin: float, target: Target) -> Any:
 
     Rounding turns at midpoints of two outputs, which lie on a grid of half their distance. Beside a
     midpoint the margin must end before it. Beside an output the nearest midpoint is at least half a
-    grid step away, a quarter of one where the exponent changes.
+    grid step away, a quarter of one where the exponent changes. Beside zero the sign turns, too.
     """
     exponent = max(bits(magnitude) >> _FRACTION, target.low)
     whole = number((exponent + target.bump) << _FRACTION)
     half = number((exponent + target.bump - _ONE) << _FRACTION)
     point = (magnitude + half) - half
-    is_output = (magnitude + whole) - whole == point
+    is_output = ((magnitude + whole) - whole == point) & (point > 0.0)
     step = number((exponent + target.bump - _PRECISION) << _FRACTION)  # of the grid
     return (abs(magnitude - point) > margin) | (is_output & (8.0 * margin < step))
 
