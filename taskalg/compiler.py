@@ -87,10 +87,10 @@ def mention(
 ) -> Reference:
     """Return what stands for one checkpoint that is bound from outside."""
     if is_in_memory(weights):
-        path, held = called(weights), weights
-    else:
-        path, held = None if weights is None else os.fspath(cast(AnyPath, weights)), None
-    return Reference(path, sort, name, base, strip_prefix=strip_prefix, held=held)
+        path = called(weights)
+        return Reference(path, sort, name, base, strip_prefix=strip_prefix, held=weights)
+    there = None if weights is None else os.fspath(cast(AnyPath, weights))
+    return Reference(there, sort, name, base, strip_prefix=strip_prefix)
 
 
 def checked_name(name: str) -> str:

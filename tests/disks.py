@@ -58,9 +58,8 @@ class Disk:
 
     def primitives(self) -> system.Primitives:
         """Return a table of calls that are recorded here."""
-        names = ("open", "pwrite", "truncate", "copy_file_range", "fsync", "fsync_folder")
-        names += ("replace", "unlink", "mkdir", "rmdir")
-        wrapped: dict[str, Any] = {name: self._wrap(name) for name in names}
+        names = "open pwrite truncate copy_file_range fsync fsync_folder replace unlink mkdir rmdir"
+        wrapped: dict[str, Any] = {name: self._wrap(name) for name in names.split()}
         return dataclasses.replace(self._real, **wrapped)
 
     def _wrap(self, name: str) -> Any:

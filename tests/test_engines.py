@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from taskalg.dtypes import BF16, F8_E4M3, F8_E5M2, F16, F32, F64, FLOATING, DType
 from taskalg.engines.base import Bytes, Engine, Evaluate, Tally, WeightedSumSpec
+from taskalg.engines.reference import ReferenceEngine
 from taskalg.engines.registry import get_engine
 
 ENGINES = [get_engine(name) for name in ("cpu", "reference")]
@@ -254,7 +255,7 @@ def test_order_never_changes_a_byte(
 def test_the_oracle_finds_a_wrong_rounding(lie: str) -> None:
     spec = WeightedSumSpec(tuple(numbers("1 1")), (F32, BF16), BF16)
 
-    class Liar:
+    class Liar(ReferenceEngine):
         name = "liar"
 
         def prepare(self, spec: WeightedSumSpec) -> Evaluate:

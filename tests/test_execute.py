@@ -14,6 +14,7 @@ import taskalg
 from taskalg import CheckpointError, MismatchError, OverflowingError, Recipe, blame, files, system
 from taskalg.checkpoints.base import open_shard
 from taskalg.engines.base import Bytes, Evaluate, Tally, WeightedSumSpec
+from taskalg.engines.reference import ReferenceEngine
 from taskalg.engines.registry import get_engine
 from taskalg.execute import execute
 from taskalg.handles import INPUTS, OUTPUTS, Handles
@@ -243,7 +244,7 @@ def test_an_infinity_that_was_there_before_is_no_overflow(tmp_path: Path) -> Non
 # ---- What goes wrong meanwhile
 
 
-class Broken:
+class Broken(ReferenceEngine):
     """An engine whose n-th block fails."""
 
     name = "broken"
@@ -284,7 +285,7 @@ def test_an_input_that_changes_before_the_end_is_refused(tmp_path: Path) -> None
     both = {"w": floats("F32", 1, 2)}
     plan = recipe(tmp_path, "(base + ft)/2", base=both, ft=both).plan()
 
-    class Touching:
+    class Touching(ReferenceEngine):
         name = "touching"
 
         def prepare(self, spec: WeightedSumSpec) -> Evaluate:

@@ -196,8 +196,9 @@ def test_a_task_vector_is_marked_and_nothing_else_is_said() -> None:
 
 def test_a_header_that_no_reader_accepts_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "LARGEST_HEADER", 200)
-    with pytest.raises(OutputError, match=r"would have a header of .* bytes"):
+    with pytest.raises(OutputError, match=r"would have a header of .* bytes") as caught:
         lay_out(TENSORS)
+    assert caught.value.help == "write smaller shards: --shard-size 8B"
     assert len(lay_out(TENSORS, shard_size=8)) == 4
 
 
@@ -766,5 +767,5 @@ def test_a_config_that_is_not_json_is_refused(tmp_path: Path) -> None:
     given = donor(tmp_path / "in")
     for content in (b"{", b"\xff", b"[" * 100_000):
         (tmp_path / "in" / "config.json").write_bytes(content)
-        with pytest.raises(CheckpointError, match="config.json' is not JSON"):
+        with pytest.raises(CheckpointError, match=r"config\.json' is not JSON"):
             side_files(given, TENSORS[1:3])
