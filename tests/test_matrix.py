@@ -498,8 +498,9 @@ def test_row_12_many_tiny_tensors(folder: Path, count: int) -> None:
     models = ("--model", "a=a.safetensors", "--model", "b=b.safetensors")
     assert size < 100_000_000
     assert peak_memory("check", "a - b", *models) < 150_000_000 + 2 * 15 * size
-    assert peak_memory("merge", "a/2 + b/2", *models, *OUT) < 350_000_000 + 40 * size
-    assert len(load_file("out/model.safetensors")) == count
+    shards = ("--shard-size", f"{count // 3}B")  # six: readers refuse longer headers than 25 MB
+    assert peak_memory("merge", "a/2 + b/2", *models, *shards, *OUT) < 350_000_000 + 40 * size
+    assert len(json.loads(Path("out", INDEX).read_bytes())["weight_map"]) == count
 
 
 def sharded(folder: Path, homes: Any, metadata: Any = ()) -> None:

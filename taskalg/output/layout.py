@@ -119,10 +119,11 @@ def _shard(part: Part, name: str, group: list[OutputTensor], task_vector: bool) 
     names = [tensor.name.removeprefix(part.prefix) for tensor in tensors]
     header = _header(names, tensors, ends, task_vector)
     if len(header) > LARGEST_HEADER:
+        size = max(1, ends[-1] * LARGEST_HEADER // (2 * len(header)))  # half of it, to be sure
         raise OutputError(
             f"{quoted(name)} would have a header of {len(header):,} bytes",
             note=f"it describes {len(tensors):,} tensors; readers accept {LARGEST_HEADER:,} bytes",
-            help="write smaller shards, for example --shard-size 1GB",
+            help=f"write smaller shards: --shard-size {size}B",
         )
     offsets = tuple(len(header) + end for end in ends[:-1])
     return ShardLayout(part, name, header, tuple(tensors), offsets, len(header) + ends[-1])
