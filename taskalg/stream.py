@@ -223,10 +223,12 @@ class Pass:
         Raises:
             OverflowingError: one overflows, and that is an error.
         """
-        whole, width = len(block.steps) == 1, combination.output.itemsize
-        start = 0
+        width, start = combination.output.itemsize, 0
+        others = sum(
+            step.nbytes for step in block.steps[1:]
+        )  # whole; of the first it may be a part
         for step in block.steps:
-            end = start + (block.nbytes if whole else step.nbytes) // width
+            end = start + (step.nbytes if start else block.nbytes - others) // width
             parts = [
                 source[start * dtype.itemsize : end * dtype.itemsize]
                 for source, dtype in zip(sources, combination.inputs, strict=True)

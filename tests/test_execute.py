@@ -233,6 +233,25 @@ def test_an_overflow_may_be_a_note(tmp_path: Path) -> None:
     made.save(tmp_path / "wide.safetensors", allow_partial=True, dtype="f32")
 
 
+@pytest.mark.parametrize("bad", [{"a"}, {"b"}, {"c"}, {"a", "c"}])
+def test_blame_in_a_block_that_begins_with_the_end_of_a_large_tensor(
+    tmp_path: Path, bad: set[str]
+) -> None:
+    """Its other steps are whole, the first is not; reading on would leave the block's memory."""
+    sizes = {"a": 2_101_000, "b": 50, "c": 70}
+    tensors = {}
+    for name, size in sizes.items():
+        data = bytearray(FORMATS["F32"].first_special.to_bytes(4, "little") * size)
+        end = 4 * size - 4 * (name in bad)
+        data[:end] = bytes(end)
+        tensors[name] = Tensor("F32", (size,), bytes(data))
+    made = recipe(tmp_path, "x/2 + y/2", x=tensors, y=tensors)
+    report = made.save(tmp_path / "out.safetensors", threads=1)
+    words = " and ".join(f"'{name}'" for name in sorted(bad))
+    assert report.notes == (f"NaN or Inf in the inputs of {words}",)
+    assert report.tally.nonfinite == 2 * len(bad)
+
+
 def test_an_infinity_that_was_there_before_is_no_overflow(tmp_path: Path) -> None:
     base = {"w": bits("F16", 0x7C00)}
     report = recipe(tmp_path, "2*base", base=base).save(
