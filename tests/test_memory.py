@@ -104,6 +104,12 @@ def test_what_reads_and_writes_is_reported(tmp_path: Path) -> None:
     assert "<dict>" in str(recipe.explain())
 
 
+def cut_off() -> torch.Tensor:
+    tensor = torch.zeros(100)
+    tensor.untyped_storage().resize_(4)
+    return tensor
+
+
 class Odd(dict[Any, Any]):
     """A mapping that is no dict of tensors."""
 
@@ -114,6 +120,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "complex": ({"w": torch.zeros(2, dtype=torch.complex64)}, "a tensor of dtype torch.complex64"),
     "sparse": ({"w": torch.eye(2).to_sparse()}, "layout sparse_coo"),
     "elsewhere": ({"w": torch.zeros(2, device="meta")}, "is on the device meta"),
+    "lazy": ({"w": torch.nn.UninitializedParameter()}, "cannot be read: Attempted to use an"),
+    "without memory": ({"w": cut_off()}, "cannot be read: setStorage"),
     "key": ({3: torch.zeros(2)}, "has the name 3, which is no string"),
     "quantized": ({"a.qweight": torch.zeros(2)}, "holds quantized tensors"),
 }
@@ -126,6 +134,47 @@ def test_what_cannot_be_read_in_place_is_told(case: str) -> None:
         ta.checkpoint(state, name="x")
     assert words in str(caught.value)
     assert caught.value.exit_code == 4
+
+
+IMAGINARY = torch.view_as_complex(torch.arange(24.0).reshape(4, 3, 2)).conj().imag
+VIEWS: dict[str, Any] = {
+    "negative": (IMAGINARY, -torch.arange(1.0, 24, 2).reshape(4, 3)),
+    "a part of complex numbers": (torch.complex(torch.ones(3), torch.zeros(3)).real, torch.ones(3)),
+    "expanded": (torch.ones(1, 3).expand(4, 3), torch.ones(4, 3)),
+    "turned": (torch.arange(6.0).reshape(2, 3).t(), torch.tensor([[0.0, 3], [1, 4], [2, 5]])),
+    "every other": (torch.arange(6.0)[1::2], torch.tensor([1.0, 3, 5])),
+    "trained": (torch.nn.Parameter(torch.ones(2)), torch.ones(2)),
+    "a number": (torch.tensor(2.0), torch.tensor(2.0)),
+    "nothing": (torch.empty(0, 3), torch.empty(0, 3)),
+    "flags": (torch.tensor([True, False]), torch.tensor([True, False])),
+    "integers": (torch.arange(9, dtype=torch.int8)[::3], torch.tensor([0, 3, 6]).to(torch.int8)),
+    "backwards": (np.arange(4.0)[::-1], torch.tensor([3.0, 2, 1, 0]).double()),
+    "a NumPy number": (np.float32(2), torch.tensor(2.0)),
+}
+
+
+@pytest.mark.parametrize("case", VIEWS)
+def test_views_are_read_as_what_they_show(case: str) -> None:
+    value, plain = VIEWS[case]
+    checkpoint = open_memory({"w": value})
+    assert checkpoint.tensors["w"].shape == tuple(plain.shape)
+    assert checkpoint.arrays[0].tobytes() == plain.numpy().tobytes()
+
+
+def test_a_module_with_tied_parameters_and_buffers(tmp_path: Path) -> None:
+    def made(seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+        module[1].weight = module[0].weight
+        module.register_buffer("steps", torch.arange(4))
+        module.register_buffer("scratch", torch.ones(2), persistent=False)
+        return module
+
+    one, two = made(1), made(2)
+    found = merged(tmp_path, one, two)
+    states = [{n: v.clone() for n, v in module.state_dict().items()} for module in (one, two)]
+    paths = [on_disk(tmp_path, f"{i}.safetensors", state) for i, state in enumerate(states)]
+    assert found == merged(tmp_path, *paths)
 
 
 def test_the_name_of_something_in_memory() -> None:

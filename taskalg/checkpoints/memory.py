@@ -62,8 +62,12 @@ def open_memory(weights: Any) -> Checkpoint:
 
 def _content(path: str, name: str, value: Any) -> NDArray[np.uint8]:
     """Return a tensor's bytes, in place where they lie together."""
-    if not isinstance(value, np.ndarray):
-        value = _torch_bytes(path, name, value)
+    if not isinstance(value, np.ndarray | np.generic):
+        try:
+            value = _torch_bytes(path, name, value)
+        except (RuntimeError, ValueError) as error:  # no storage behind it, or not enough
+            reason = str(error).partition("\n")[0].partition(". ")[0]
+            raise _unreadable(path, name, f"cannot be read: {reason[:200]}") from None
     content: NDArray[np.uint8] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
     if content.ctypes.data % _ALIGNMENT and content.size:
         content = content.copy()
