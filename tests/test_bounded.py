@@ -69,7 +69,8 @@ def sums(draw: st.DrawFn, targets: st.SearchStrategy[Fraction]) -> Sum:
     size = abs(target) or Fraction(1)
     terms: Sum = []
     for _ in range(draw(st.integers(0, 4))):
-        relative = draw(st.floats(-1.0, 1.0)) * 2.0 ** draw(st.integers(-30, 12))
+        power = draw(st.integers(-30, 12) | st.integers(20, 56))
+        relative = draw(st.floats(-1.0, 1.0)) * 2.0**power
         terms.append((draw(COEFFICIENTS), float(size * Fraction(relative))))
     coefficient = draw(COEFFICIENTS)
     rest = (target - sum(c * Fraction(x) for c, x in terms)) / coefficient
@@ -180,6 +181,13 @@ def test_magnitudes_at_the_ends_of_binary64(output: DType, data: st.DataObject) 
     far = st.integers(-MODERATE - 2, MODERATE + 2).map(lambda e: Fraction(2) ** e / 3)
     terms = data.draw(st.lists(st.tuples(COEFFICIENTS | signed(far), numbers | st.just(-0.0))))
     settled([*terms, (Fraction(1, 3), data.draw(numbers))], output)
+
+
+def test_what_vanishes_step_by_step_at_the_end_of_binary64_is_missed() -> None:
+    """Each multiply-add rounds 0.55 steps and more to one; the sum is -0.1 steps."""
+    terms = [(Fraction(c, 20), 5e-324) for c in (15, -8, -9)]
+    assert settled(terms, F32) == "missed"
+    assert settled([(c, 2.0**800) for c, _ in terms], F32) == "missed"
 
 
 @pytest.mark.parametrize("output", [F32, F16], ids=repr)

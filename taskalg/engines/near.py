@@ -116,7 +116,7 @@ def near(
     misses = overflowed = 0
     for start in starts:
         size = min(SUB_BLOCK, count - start)
-        totals[:] = -0.0  # the only zero that adding to leaves every sign alone
+        totals[:] = 0.0  # a sum that stays zero, whatever its sign, is never certain
         bound = 0.0
         for term in range(len(weights)):
             if inputs.itemsizes[term] == 8:
