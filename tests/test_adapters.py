@@ -1,6 +1,7 @@
 """Adapters that are written: PEFT loads them, and they are the task vector they were made of."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,19 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    LlamaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import taskalg as ta
-from taskalg.adapters.factorize import Factored, chunks, compare, of_matrix, of_product
+from taskalg.adapters.factorize import Factored, Norms, chunks, compare, of_matrix, of_product
 from taskalg.cli.main import main
 
 # PEFT asks transformers for what it is about to drop
@@ -197,7 +206,7 @@ def test_the_command_line(family: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["merge", "ft - base", *names, "--as-lora", "--rank=8"])
     assert done.exit_code == 0, done.output
     assert "rank 8" in done.stderr and "residual" in done.stderr
-    assert "note: changed, but no weight that an adapter can hold" in done.stderr
+    assert "changed that no adapter can hold, like '" in done.stderr
     again = ["merge", "ft - base", *names, "--as-lora", "--rank=8", "--overwrite", "--json"]
     found = json.loads(CliRunner().invoke(main, again).stdout)
     assert found["schema"] == 1 and 0 < found["residual"] < 1
@@ -210,6 +219,141 @@ def test_the_command_line(family: Path, tmp_path: Path) -> None:
         refused = CliRunner().invoke(main, ["merge", "ft - base", *names, *options])
         assert refused.exit_code == 2
         assert words in refused.stderr
+
+
+# ---- Factors written by hand, and models with other modules
+
+
+Q = {"q": (4, 6)}
+
+
+def by_hand(
+    folder: Path, modules: dict[str, tuple[int, int]], size: float = 1.0, rank: int = 3
+) -> Path:
+    """Write an adapter of some modules, each `(rows, columns)`."""
+    generator = torch.Generator().manual_seed(sum(map(ord, folder.name)))
+    factors = {}
+    for module, (rows, columns) in modules.items():
+        key = f"base_model.model.{module}"
+        factors[f"{key}.lora_A.weight"] = torch.randn(rank, columns, generator=generator)
+        factors[f"{key}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * size
+    folder.mkdir()
+    save_file(factors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": rank, "base_model_name_or_path": "org/base"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("rank", [None, 1, 4, 5, 8, 9, 40])
+def test_ranks_beyond_the_matrix_are_no_obstacle(tmp_path: Path, rank: int | None) -> None:
+    """Three ranks of three on a matrix of four rows: a rank of 5 asks for more than there is."""
+    names = ("one", "two", "three")
+    paths = {name: by_hand(tmp_path / name, Q) for name in names}
+    report = ta.compile("one - 2*two + three", models=paths).save_adapter(tmp_path / "x", rank=rank)
+    joined = rank is None or rank >= 9
+    assert report.residuals[0].rank == (9 if joined else min(rank or 9, 4))
+    assert report.residual < 1e-6 or rank == 1
+    assert report.bytes_read == 3 * 4 * 3 * (4 + 6)
+
+
+def test_without_a_model_the_config_names_the_adapters_own(tmp_path: Path) -> None:
+    paths = {name: by_hand(tmp_path / name, Q) for name in ("one", "two")}
+    ta.compile("one + two", models=paths).save_adapter(tmp_path / "x")
+    config = json.loads((tmp_path / "x" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "org/base"
+
+
+def test_ranks_of_one_module_are_not_another_s(tmp_path: Path) -> None:
+    """PEFT's patterns match the ends of paths: that of `q` would be that of `block.q`, too."""
+    one = by_hand(tmp_path / "one", {"block.q": (4, 6), "block.v": (4, 6), **Q})
+    two = by_hand(tmp_path / "two", Q, rank=2)
+    recipe = ta.compile("one + two", models={"one": one, "two": two})
+    recipe.save_adapter(tmp_path / "x")
+    recipe.save(tmp_path / "sum.safetensors")
+    again = ta.compile("x", models={"x": tmp_path / "x"})
+    again.save(tmp_path / "again.safetensors")
+    wanted, found = (load_file(tmp_path / f"{name}.safetensors") for name in ("sum", "again"))
+    assert furthest(found, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize(
+    ("size", "dtype", "error", "words"),
+    [
+        (np.nan, "f32", ta.CheckpointError, "'q.weight' is not finite, so it has no factors"),
+        (np.inf, "f32", ta.CheckpointError, "'q.weight' is not finite, so it has no factors"),
+        (1e12, "f16", ta.OverflowingError, "the factors of 'q.weight' overflow f16"),
+    ],
+)
+def test_numbers_that_no_factor_can_hold_are_refused(
+    tmp_path: Path, size: float, dtype: str, error: type[ta.TaskalgError], words: str, rank: Any
+) -> None:
+    style = by_hand(tmp_path / "style", Q, size)
+    with pytest.raises(error) as caught:
+        ta.checkpoint(style).save_adapter(tmp_path / "x", dtype=dtype, rank=rank)
+    assert words in str(caught.value)
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_earlier_adapter_may_be_replaced_but_no_model(tmp_path: Path) -> None:
+    style = ta.checkpoint(by_hand(tmp_path / "style", Q))
+    style.save_adapter(tmp_path / "x")
+    with pytest.raises(ta.OutputError, match="add --overwrite"):
+        style.save_adapter(tmp_path / "x")
+    (2 * style).save_adapter(tmp_path / "x", overwrite=True)
+    model = tmp_path / "model"
+    model.mkdir()
+    save_file({"q.weight": torch.ones(4, 6)}, model / "model.safetensors")
+    before = (model / "model.safetensors").read_bytes()
+    with pytest.raises(ta.OutputError, match="of another model"):
+        style.save_adapter(model, overwrite=True)
+    assert [path.name for path in model.iterdir()] == ["model.safetensors"]
+    assert (model / "model.safetensors").read_bytes() == before
+
+
+OTHERS: dict[str, Any] = {
+    "t5": lambda: T5ForConditionalGeneration(
+        T5Config(vocab_size=37, d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2)
+    ),
+    "bert": lambda: BertForSequenceClassification(
+        BertConfig(
+            vocab_size=37,
+            hidden_size=8,
+            intermediate_size=12,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=9,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_matrix_of_other_models_is_extracted(tmp_path: Path, kind: str) -> None:
+    """Their embeddings of segments and of relative positions are no linear layers."""
+    torch.manual_seed(0)
+    model = OTHERS[kind]()
+    model.save_pretrained(tmp_path / "base")
+    randomize(model, "", 0.05)
+    model.save_pretrained(tmp_path / "ft")
+    made = ta.compile("ft - base", base=tmp_path / "base", models={"ft": tmp_path / "ft"})
+    report = made.save_adapter(tmp_path / "x", rank=40)
+    base = type(model).from_pretrained(tmp_path / "base")
+    found = PeftModel.from_pretrained(base, tmp_path / "x").merge_and_unload().state_dict()
+    left_out = {one.name for one in report.left_out}
+    wanted = {n: v for n, v in model.state_dict().items() if n not in left_out}
+    assert all(value.dim() < 2 for name, value in model.state_dict().items() if name in left_out)
+    assert furthest({name: found[name] for name in wanted}, wanted) < 1e-5
+
+
+def test_a_convolution_is_extracted(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base, ft = (torch.nn.Sequential(torch.nn.Conv2d(3, 5, (2, 3))) for _ in range(2))
+    made = ta.compile("ft - base", base=base, models={"ft": ft})
+    made.save_adapter(tmp_path / "x", rank=40)
+    model: Any = base
+    found = PeftModel.from_pretrained(model, tmp_path / "x").merge_and_unload()
+    assert furthest(found.state_dict(), ft.state_dict() | {"0.bias": base[0].bias.data}) < 1e-5
 
 
 # ---- The decompositions
@@ -254,6 +398,13 @@ def test_the_randomized_decomposition_is_near_the_best_and_repeatable() -> None:
     again = of_matrix(matrix, 32)
     assert np.array_equal(again.b, found.b) and np.array_equal(again.a, found.a)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_residual_of_all_is_a_hundred_percent(tmp_path: Path) -> None:
+    one = by_hand(tmp_path / "one", Q)
+    report = ta.checkpoint(one).save_adapter(tmp_path / "x")
+    whole = replace(report.residuals[0], norms=Norms(1.0, 1.0))
+    assert "residual 100 %" in str(replace(report, residuals=(whole,)))
 
 
 def test_nothing_is_left_of_nothing() -> None:

@@ -27,9 +27,8 @@ def config_file(
         architectures: the model's, as its own config lists them.
     """
     usual = Counter(ranks.values()).most_common(1)[0][0]
-    others = {module.path: rank for module, rank in ranks.items() if rank != usual}
-    # PEFT takes the first pattern that matches the end of a path: longer paths have to come first
-    patterns = {path: others[path] for path in sorted(others, key=lambda path: (-len(path), path))}
+    # PEFT matches a pattern with the end of a path, unless the pattern says that it is all of it
+    patterns = {f"^{m.path}": rank for m, rank in ranks.items() if rank != usual}
     known = (task for end, task in _TASKS.items() for name in architectures if name.endswith(end))
     config = {
         "alpha_pattern": patterns,

@@ -16,6 +16,7 @@ from taskalg.adapters.maker import Form, Maker, is_factored
 from taskalg.adapters.modules import module_of
 from taskalg.adapters.report import AdapterReport
 from taskalg.algebra.kinds import Kind
+from taskalg.checkpoints.adapter_config import CONFIG_NAME
 from taskalg.checkpoints.base import Checkpoint, Part
 from taskalg.checkpoints.index import read_json
 from taskalg.donor import opened
@@ -25,7 +26,7 @@ from taskalg.execute import fetched_inputs
 from taskalg.machine import peak_memory
 from taskalg.output.destination import is_file_output
 from taskalg.output.layout import lay_out
-from taskalg.output.public import public_path
+from taskalg.output.public import is_origin, public_path
 from taskalg.output.publish import stage
 from taskalg.plan import Plan
 from taskalg.stream import Settings
@@ -75,13 +76,11 @@ def export(plan: Plan, engine: str, out: Path, form: Form, settings: Settings) -
         maker.take(step, module_of(step, kind if isinstance(kind, str) else None))
     if not maker.factors:
         raise KindError("nothing is left for an adapter: no weight of a module changes")
-    base = next((o for o in plan.operands if o.name == "base"), plan.operands[plan.donor])
-    public = public_path(base.path or base.called, opened(base).origin)
     named = model.get("architectures")
     architectures = (
         [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     )
-    config = config_file(maker.ranks, public, architectures)
+    config = config_file(maker.ranks, _base_of(plan), architectures)
     tensors = maker.stored()
     layouts = lay_out([tensor for tensor, _ in tensors.values()], parts=(_PART,))
     with stage(
@@ -102,6 +101,18 @@ def export(plan: Plan, engine: str, out: Path, form: Form, settings: Settings) -
         seconds=time.perf_counter() - start,
         peak_memory=peak_memory(),
     )
+
+
+def _base_of(plan: Plan) -> str | None:
+    """Return what may be said of the model that the vector is added to; adapters name theirs."""
+    operand = next((o for o in plan.operands if o.name == "base"), plan.operands[plan.donor])
+    checkpoint = opened(operand)
+    if not checkpoint.is_sparse or checkpoint.folder is None:
+        return public_path(operand.path or operand.called, checkpoint.origin)
+    named = read_json(checkpoint.folder / CONFIG_NAME).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        return None
+    return named if is_origin(f"{named}@main") else public_path(named)
 
 
 def _model_config(inputs: list[Checkpoint]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def of_product(b: Matrix, a: Matrix, rank: int) -> Factored:
     Args:
         b: `(rows, k)`.
         a: `(k, columns)`.
-        rank: at most k.
+        rank: at most k, rows and columns.
     """
     left, core_left = np.linalg.qr(b)
     right, core_right = np.linalg.qr(a.T)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from taskalg.blocks import cut
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.dtypes import F32, F64, DType
 from taskalg.engines.base import Bytes, Engine, WeightedSumSpec
-from taskalg.errors import CheckpointError, quoted
+from taskalg.errors import CheckpointError, OverflowingError, quoted
 from taskalg.machine import available_threads
 from taskalg.output.layout import OutputTensor, lay_out
 from taskalg.plan import Plan, Step
@@ -103,8 +104,11 @@ class Maker:
         rows: Iterator[Matrix]
         if is_factored(step):
             b, a = self._joined(step, module)
-            rank = min(self._form.rank or len(a), len(a))
-            factored = Factored(b, a) if rank == len(a) else of_product(b, a, rank)
+            _check_finite(step, b, a)
+            rank = self._form.rank
+            whole = rank is None or rank >= len(a)
+            rank = min(rank or len(a), len(b), a.shape[1])
+            factored = Factored(b, a) if whole else of_product(b, a, rank)
             rows = product_chunks(b, a)
         else:
             assert self._form.rank is not None, "check_form asks for one"
@@ -115,8 +119,8 @@ class Maker:
             factored = of_matrix(matrix, min(self._form.rank, *matrix.shape))
             rows = chunks(matrix)
         pair = (
-            self._converted(factored.b, self._form.dtype),
-            self._converted(factored.a, self._form.dtype),
+            self._converted(factored.b, self._form.dtype, step),
+            self._converted(factored.a, self._form.dtype, step),
         )
         kept = Factored(
             self._numbers(pair[0]).reshape(factored.b.shape),
@@ -159,11 +163,7 @@ class Maker:
         run.run(cut(plan, [layout], threads), ArraySink(array, layout.offsets[0]), threads)
         self.bytes_read += run.bytes_read
         numbers = array.view(np.float32)
-        if not np.isfinite(numbers).all():
-            raise CheckpointError(
-                f"tensor {quoted(step.name)} is not finite, so it has no factors",
-                note="one of the inputs has NaN or Inf there",
-            )
+        _check_finite(step, numbers)
         return numbers
 
     def _leave_out(self, step: Step) -> None:
@@ -172,11 +172,21 @@ class Maker:
         if whole:
             self.left_out.append(Residual(step.name, 0, Norms(whole, whole)))
 
-    def _converted(self, numbers: Matrix, dtype: DType) -> Bytes:
-        """Round binary64 numbers to a dtype, once."""
+    def _converted(self, numbers: Matrix, dtype: DType, step: Step) -> Bytes:
+        """Round binary64 numbers to a dtype, once.
+
+        Raises:
+            OverflowingError: one is too large for it.
+        """
         content = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
         result = np.empty(numbers.size * dtype.itemsize, np.uint8)
-        self._engine.prepare(WeightedSumSpec((Fraction(1),), (F64,), dtype))([content], result)
+        round_all = self._engine.prepare(WeightedSumSpec((Fraction(1),), (F64,), dtype))
+        if round_all([content], result).overflowed:
+            raise OverflowingError(
+                f"the factors of {quoted(step.name)} overflow {dtype}",
+                note=f"the largest is {np.abs(numbers).max():.3g}",
+                help="choose a wider --dtype",
+            )
         return result
 
     def _numbers(self, content: Bytes) -> Matrix:
@@ -186,3 +196,11 @@ class Maker:
         spec = WeightedSumSpec((Fraction(1),), (dtype,), F64)
         self._engine.prepare(spec)([content], numbers.view(np.uint8))
         return numbers
+
+
+def _check_finite(step: Step, *parts: NDArray[np.floating[Any]]) -> None:
+    if not all(np.isfinite(part).all() for part in parts):
+        raise CheckpointError(
+            f"tensor {quoted(step.name)} is not finite, so it has no factors",
+            note="one of the inputs has NaN or Inf there",
+        )

@@ -1,13 +1,16 @@
 """What an export of an adapter did, as text and as JSON."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taskalg.adapters.factorize import Norms
-from taskalg.errors import LISTED, printable, quoted
+from taskalg.errors import listed, printable, quoted
 from taskalg.plan import Plan
 from taskalg.units import bytes_text
+
+_SHOWN = 3  # names in a line of the receipt; the JSON has all
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,11 @@ class AdapterReport:
     @property
     def residual(self) -> float:
         """What is left over of the whole task vector, as a share of it in the Frobenius norm."""
-        total = Norms(0.0, 0.0)
-        for found in (*self.residuals, *self.left_out):
-            total += found.norms
-        return total.residual
+        return _total((*self.residuals, *self.left_out)).residual
+
+    @property
+    def _of_modules(self) -> float:
+        return _total(self.residuals).residual
 
     def __str__(self) -> str:
         modules = f"{len(self.residuals):,} module{'' if len(self.residuals) == 1 else 's'}"
@@ -52,13 +56,13 @@ class AdapterReport:
         ]
         worst = sorted(self.residuals, key=lambda found: -found.norms.residual)
         if worst and worst[0].norms.residual > 1e-4:
-            shown = [f"{quoted(w.name)} {_share(w.norms.residual)}" for w in worst[:LISTED]]
-            lines.append(f"largest residuals: {', '.join(shown)}")
+            shown = [f"{quoted(w.name)} {_share(w.norms.residual)}" for w in worst[:_SHOWN]]
+            lines.append(f"largest residuals, of modules: {', '.join(shown)}")
         if self.left_out:
-            names = ", ".join(quoted(found.name) for found in self.left_out[:LISTED])
-            more = len(self.left_out) - LISTED
-            rest = f" and {more:,} more" if more > 0 else ""
-            lines.append(f"note: changed, but no weight that an adapter can hold: {names}{rest}")
+            count = f"{len(self.left_out):,} tensor{'' if len(self.left_out) == 1 else 's'}"
+            names = listed([quoted(found.name) for found in self.left_out[:_SHOWN]], "or")
+            lines.append(f"note: {count} changed that no adapter can hold, like {names}")
+            lines.append(f"      without them the residual is {_share(self._of_modules)}")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -83,5 +87,9 @@ class AdapterReport:
         }
 
 
+def _total(found: Sequence[Residual]) -> Norms:
+    return sum((one.norms for one in found), Norms(0.0, 0.0))
+
+
 def _share(value: float) -> str:
-    return f"{100 * value:.2g} %"
+    return f"{100 * value:.3g} %"
