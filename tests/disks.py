@@ -171,12 +171,17 @@ class Disk:
                 place.write_bytes(self._bytes(names[path], random))
 
     def _bytes(self, number: int, random: Random) -> bytes:
-        """Return a file's bytes: of those not synced some are there, eight at a time, some not."""
+        """Return a file's bytes: of those not synced some are there, eight at a time, some not.
+
+        Each by chance; or all but eight near the end, as where a whole header made it.
+        """
         both = (self.synced[number], self.current[number])
         size = len(random.choice(both))
-        before, after = (content.ljust(size, b"\0") for content in both)
+        old, new = (content.ljust(size, b"\0") for content in both)
         starts = range(0, size, 8)
-        return b"".join(random.choice((before, after))[i : i + 8] for i in starts)[:size]
+        hole = random.choice(starts[-6:]) if starts else 0
+        lost = {i for i in starts if random.random() < 0.5} if random.random() < 0.5 else {hole}
+        return b"".join((old if i in lost else new)[i : i + 8] for i in starts)[:size]
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch, disk: Disk) -> None:
