@@ -58,7 +58,8 @@ def open_checkpoint(path: AnyPath, opening: Opening | None = None) -> Checkpoint
             return open_on_hub(address, text, opening, _open_here)
         except CheckpointError as error:
             if not text.startswith("hf://"):
-                error.note = error.note or "nor is there such a path on this machine"
+                here = "nor is there such a path on this machine"
+                error.note = f"{error.note}; {here}" if error.note else here
             raise
     found = _open_here(text, opening)
     return replace(found, origin=found.origin or hub_identity(text))
