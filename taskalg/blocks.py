@@ -5,10 +5,12 @@ combination are joined, so that 18,000 norms cost no more than their bytes. Bloc
 of the output file, which is the donor's order, so disks see mostly sequential reads.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from taskalg.checkpoints.base import TensorSpec
+from taskalg.checkpoints.base import LowRank, TensorSpec
+from taskalg.dtypes import F64
 from taskalg.output.layout import ShardLayout
 from taskalg.plan import Combination, Plan, Step
 
@@ -29,7 +31,7 @@ class Piece:
     offset: int  # in that file, array or product [bytes]
     nbytes: int
     product: TensorSpec | None = None  # whose elements are computed; None for stored bytes
-    parts: int = 1  # how many pieces that is cut into
+    parts: int = 1  # how many pieces of that will be computed
 
 
 @dataclass(slots=True)
@@ -62,6 +64,23 @@ def arena_size(plan: Plan, threads: int) -> int:
     return max(sizes, default=0)
 
 
+def factors_size(plan: Plan, threads: int) -> int:
+    """Return the most bytes of decoded factors at once: of a tensor a thread, and of one between.
+
+    While a thread decodes and packs those of one checkpoint, it has two more copies of them.
+    """
+    kept = packed = 0
+    for step in plan.steps:
+        sizes = [_factors_size(source.factors) for source in step.sources if source.factors]
+        kept, packed = max(kept, sum(sizes)), max(packed, *sizes, 0)
+    return (threads + 1) * kept + 2 * threads * packed
+
+
+def _factors_size(factors: LowRank) -> int:
+    parts = (factors.a, factors.b)
+    return F64.itemsize * sum(math.prod(part.shape) for part in parts if part is not None)
+
+
 def cut(
     plan: Plan, layouts: Sequence[ShardLayout], threads: int, done: Sequence[int] = ()
 ) -> Iterator[Block]:
@@ -79,7 +98,7 @@ def cut(
         steps.setdefault(step.name, []).append(step)
     for shard, layout in enumerate(layouts):
         first = done[shard] if done else 0
-        blocks = _cut_shard(plan, steps, layout, shard, limits)
+        blocks = _cut_shard(plan, steps, layout, shard, limits, first)
         yield from (block for block in blocks if block.offset + block.nbytes > first)
 
 
@@ -89,6 +108,7 @@ def _cut_shard(
     layout: ShardLayout,
     shard: int,
     limits: Sequence[int],
+    first: int,
 ) -> Iterator[Block]:
     block: Block | None = None
     for tensor, start in zip(layout.tensors, layout.offsets, strict=True):
@@ -103,22 +123,23 @@ def _cut_shard(
                 continue
             if block is not None:
                 yield block
-            *whole, block = _blocks(step, combination, shard, offset, limit)
+            *whole, block = _blocks(step, combination, shard, offset, limit, first)
             yield from whole
     if block is not None:
         yield block
 
 
 def _blocks(
-    step: Step, combination: Combination, shard: int, offset: int, limit: int
+    step: Step, combination: Combination, shard: int, offset: int, limit: int, first: int
 ) -> Iterator[Block]:
-    """Yield a step alone: one block, or several if it is large."""
+    """Yield a step alone: one block, or several if it is large; those before `first` are there."""
     starts = range(0, step.nbytes, limit)
+    parts = 1 + sum(offset + start > first for start in starts[1:])
     for start in starts:
         block = Block(shard, offset + start, step.combination)
         block.sources = [[] for _ in step.sources]
         part = range(start, min(start + limit, step.nbytes))
-        _extend(block, step, combination, part, len(starts))
+        _extend(block, step, combination, part, parts)
         yield block
 
 

@@ -9,7 +9,7 @@ from taskalg.algebra.canonical import coefficient_text
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.rationals import decimal_text
-from taskalg.blocks import arena_size
+from taskalg.blocks import arena_size, factors_size
 from taskalg.coefficients import coefficients_json, members_by_class
 from taskalg.donor import opened
 from taskalg.dtypes import F64
@@ -26,9 +26,10 @@ from taskalg.stream import Settings
 from taskalg.units import bytes_text
 
 SCHEMA = 1  # of every JSON object the package prints; grows when a name changes its meaning
-# The process without its blocks: interpreter, numpy, numba and its kernels, 100 MB measured with
-# Python 3.11 and numba 0.68, rounded up; headers are about 500 bytes per tensor and checkpoint.
-_PROCESS = 160_000_000  # [bytes]
+# The process without its blocks: interpreter, numpy, numba and its kernels, with Python 3.11 and
+# numba 0.68 up to 155 MB, and 237 MB in the run that compiles the kernels, rounded up; headers are
+# about 500 bytes per tensor and checkpoint.
+_PROCESS = 250_000_000  # [bytes]
 _HEADER = 500  # [bytes]
 
 
@@ -46,7 +47,8 @@ class Explanation:
         """An upper bound of the process's resident memory [bytes]."""
         threads = self.threads or available_threads()
         specs = sum(len(opened(operand).tensors) for operand in self.plan.operands)
-        return _PROCESS + threads * arena_size(self.plan, threads) + _HEADER * specs
+        buffers = threads * arena_size(self.plan, threads) + factors_size(self.plan, threads)
+        return _PROCESS + buffers + _HEADER * specs
 
     def __str__(self) -> str:
         plan = self.plan
@@ -227,7 +229,8 @@ def _tensors(count: int) -> str:
 def _follows_donor(plan: Plan) -> bool:
     tensors = opened(plan.operands[plan.donor]).tensors
     return all(
-        plan.combinations[step.combination].output == tensors[step.name].dtype
+        step.name in tensors
+        and plan.combinations[step.combination].output == tensors[step.name].dtype
         and not tensors[step.name].factors
         for step in plan.steps
     )

@@ -32,11 +32,13 @@ class Combination:
     coefficients: tuple[Fraction, ...]  # exact, one for each of them, none is zero
     inputs: tuple[DType, ...]  # one for each of them
     output: DType
+    is_computed: bool = False  # whether an input is a product, whose bytes are nowhere to copy
 
     @property
     def is_copy(self) -> bool:
         """Whether the one input's bytes are the result's; integers are always copied."""
-        return self.coefficients == _AS_IT_IS and self.inputs == (self.output,)
+        alike = self.coefficients == _AS_IT_IS and self.inputs == (self.output,)
+        return alike and not self.is_computed
 
     @property
     def is_zero(self) -> bool:
@@ -239,11 +241,12 @@ class _Planner:
         """Add a step for a tensor, or for some of its rows."""
         sources = tuple([self.tensors[operand][spec.name] for operand in operands])
         codes = [source.dtype.code for source in sources]
-        key = (id(row), *operands, *codes, output.code)
+        is_computed = any(source.factors is not None for source in sources)
+        key = (id(row), *operands, *codes, output.code, is_computed)
         index = self.known.get(key)
         if index is None:
             inputs = tuple(source.dtype for source in sources)
-            combination = Combination(tuple(operands), row, inputs, output)
+            combination = Combination(tuple(operands), row, inputs, output, is_computed)
             index = self.combinations.setdefault(combination, len(self.combinations))
             self.known[key] = index
         nbytes, first = spec.nbytes // spec.dtype.itemsize * output.itemsize, 0

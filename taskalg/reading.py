@@ -52,8 +52,13 @@ class Inputs:
         self.fill(operand, [Piece(spec.shard, spec.offset, spec.nbytes)], content)
         return content
 
-    def view(self, operand: int, piece: Piece) -> Bytes | None:
-        """Return a piece that lies in memory without copying it; None when it is in a file."""
+    def in_place(self, operand: int, pieces: Sequence[Piece]) -> Bytes | None:
+        """Return what lies together in memory without copying it; None when it does not."""
+        found = self._view(operand, pieces[0]) if len(pieces) == 1 else None
+        self._count(0 if found is None else found.size)
+        return found
+
+    def _view(self, operand: int, piece: Piece) -> Bytes | None:
         arrays = self._checkpoints[operand].arrays
         if not arrays or piece.product is not None:
             return None
@@ -67,7 +72,7 @@ class Inputs:
         for piece in pieces:
             part = into[start : start + piece.nbytes]
             start += piece.nbytes
-            view = self.view(operand, piece)
+            view = self._view(operand, piece)
             if piece.product is not None:
                 self._multiply(operand, piece, piece.product, part)
             elif view is not None:
@@ -98,7 +103,7 @@ class Inputs:
 
     def copy(self, operand: int, piece: Piece, sink: Sink, shard: int, offset: int) -> None:
         """Give a stored piece to a sink as it is."""
-        view = self.view(operand, piece)
+        view = self._view(operand, piece)
         if view is not None:
             sink.write(shard, offset, view)
             return

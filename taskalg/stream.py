@@ -185,7 +185,7 @@ class Pass:
         arena.clear()
         sources = []
         for operand, pieces in zip(combination.operands, block.sources, strict=True):
-            source = self._inputs.view(operand, pieces[0]) if len(pieces) == 1 else None
+            source = self._inputs.in_place(operand, pieces)
             if source is None:
                 source = arena.take(sum(piece.nbytes for piece in pieces))
                 self._inputs.fill(operand, pieces, source)

@@ -79,12 +79,11 @@ class CpuEngine:
 
     def factored(self, factors: Factors) -> Multiply:
         """Return a function that computes a range of elements of a product, from any thread."""
-        columns = factors.right.shape[1]
+        columns, scale = factors.right.shape[1], factors.scale  # what is kept is not twice there
         left, strips = low_rank.padded(factors.left), low_rank.packed(factors.right)
 
         def run(first: int, output: Bytes) -> None:
-            numbers = output.view(np.float64)
-            low_rank.multiply(left, strips, columns, factors.scale, first, numbers)
+            low_rank.multiply(left, strips, columns, scale, first, output.view(np.float64))
 
         return run
 
