@@ -15,11 +15,11 @@ from taskalg.errors import (
     VerificationError,
 )
 from taskalg.recipe import Recipe
-from taskalg.report import Report
-from taskalg.rerun import rerun
+from taskalg.repeating.rerun import rerun
+from taskalg.repeating.verify import Verification, verify
+from taskalg.running.report import Report
+from taskalg.running.stream import Progress
 from taskalg.selection import exclude
-from taskalg.stream import Progress
-from taskalg.verify import Verification, verify
 from taskalg.version import __version__
 
 __all__ = [

@@ -6,7 +6,7 @@ from typing import Any
 
 from taskalg.algebra.canonical import sort_key
 from taskalg.errors import LISTED
-from taskalg.plan import Plan
+from taskalg.planning.plan import Plan
 
 
 def coefficients_json(plan: Plan, names: Sequence[str]) -> Any:

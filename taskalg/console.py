@@ -14,7 +14,7 @@ from typing import IO, Any, NoReturn
 import click
 
 from taskalg.errors import OutputError, TaskalgError, printable
-from taskalg.stream import Progress
+from taskalg.running.stream import Progress
 from taskalg.units import bytes_text
 
 _CARETS = re.compile(r"^( +\| +)(\^+)$", re.MULTILINE)

@@ -9,20 +9,20 @@ from taskalg.algebra.canonical import coefficient_text
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.rationals import decimal_text
-from taskalg.blocks import arena_size, factors_size
 from taskalg.coefficients import coefficients_json, members_by_class
-from taskalg.donor import opened
 from taskalg.dtypes import F64
 from taskalg.engines.base import WeightedSumSpec
 from taskalg.engines.tiers import UNLIMITED, may_be_bounded, tier_note
 from taskalg.errors import LISTED, listed, printable, quoted
-from taskalg.execute import output_layouts, rehearse
 from taskalg.machine import available_threads
 from taskalg.output.destination import is_file_output
 from taskalg.output.layout import SHARD_SIZE
-from taskalg.plan import Plan, Usage
+from taskalg.planning.donor import opened
+from taskalg.planning.plan import Plan, Usage
 from taskalg.remarks import remarks, remarks_json, warnings
-from taskalg.stream import Settings
+from taskalg.running.blocks import arena_size, factors_size
+from taskalg.running.execute import output_layouts, rehearse
+from taskalg.running.stream import Settings
 from taskalg.units import bytes_text
 
 SCHEMA = 1  # of every JSON object the package prints; grows when a name changes its meaning

@@ -15,19 +15,19 @@ from taskalg.algebra.kinds import Kind
 from taskalg.algebra.proof import find_nonzero
 from taskalg.algebra.selectors import Item
 from taskalg.algebra.weighted_sum import Reference, Value, WeightedSum
-from taskalg.align import align, strip_prefix
 from taskalg.arithmetic import Arithmetic
 from taskalg.checkpoints.base import Checkpoint, Opening
 from taskalg.checkpoints.memory import open_memory
 from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.compiler import locate
-from taskalg.difference import where_not_zero
-from taskalg.donor import choose_donor, opened
 from taskalg.errors import KindError, Source, TaskalgError
-from taskalg.fit import check_items
 from taskalg.language.nodes import Node
-from taskalg.resolve import Operand, Resolved, Resolver
-from taskalg.result import check_result, check_something_left, kind, tensor_places
+from taskalg.planning.align import align, strip_prefix
+from taskalg.planning.difference import where_not_zero
+from taskalg.planning.donor import choose_donor, opened
+from taskalg.planning.fit import check_items
+from taskalg.planning.resolve import Operand, Resolved, Resolver
+from taskalg.planning.result import check_result, check_something_left, kind, tensor_places
 from taskalg.scalars import is_number, to_fraction
 
 Opened = dict[Reference, Checkpoint | None]

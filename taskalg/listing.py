@@ -13,9 +13,9 @@ from taskalg.coefficients import fraction_text
 from taskalg.errors import printable
 from taskalg.explain import SCHEMA, plan_json
 from taskalg.recipe import Recipe
-from taskalg.report import Report
+from taskalg.repeating.verify import Verification
+from taskalg.running.report import Report
 from taskalg.units import bytes_text
-from taskalg.verify import Verification
 
 __all__ = [
     "check_json",

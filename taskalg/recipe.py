@@ -10,13 +10,13 @@ from taskalg.adapters.report import AdapterReport
 from taskalg.dtypes import floating_dtype
 from taskalg.engines.registry import check_engine
 from taskalg.errors import KindError, UsageError
-from taskalg.execute import execute
 from taskalg.explain import Explanation
 from taskalg.expression import Expression
-from taskalg.plan import Choices, Plan, make_plan
-from taskalg.provenance import Record
-from taskalg.report import Report
-from taskalg.stream import Progress, Settings
+from taskalg.planning.plan import Choices, Plan, make_plan
+from taskalg.running.execute import execute
+from taskalg.running.provenance import Record
+from taskalg.running.report import Report
+from taskalg.running.stream import Progress, Settings
 from taskalg.units import parse_size
 
 AnyPath = str | os.PathLike[str]

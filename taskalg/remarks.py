@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from taskalg.algebra.kinds import Kind
-from taskalg.align import Alignment
-from taskalg.donor import opened
 from taskalg.errors import listed, printable, quoted
 from taskalg.output.destination import is_file_output
 from taskalg.output.tokenizers import template_warning, vocabulary_warnings
-from taskalg.plan import Plan
+from taskalg.planning.align import Alignment
+from taskalg.planning.donor import opened
+from taskalg.planning.plan import Plan
 
 Remark = tuple[str, str]  # a word for what it is about, and a sentence
 

@@ -8,10 +8,10 @@ import pytest
 
 import taskalg
 from taskalg.engines.registry import get_engine
-from taskalg.execute import execute
-from taskalg.plan import Plan
-from taskalg.report import Report
-from taskalg.stream import Settings
+from taskalg.planning.plan import Plan
+from taskalg.running.execute import execute
+from taskalg.running.report import Report
+from taskalg.running.stream import Settings
 from tests import oracle
 from tests.oracle import Tensor
 
@@ -26,7 +26,7 @@ Loaded = dict[str, Tensor] | None
 
 def fine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make blocks and resumable steps so small that a small merge has many."""
-    monkeypatch.setattr("taskalg.blocks.TARGET", 48)
+    monkeypatch.setattr("taskalg.running.blocks.TARGET", 48)
     monkeypatch.setattr("taskalg.output.watermarks.RESUME_STEP", 20)
 
 

@@ -22,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import taskalg
-from taskalg.blocks import cut
-from taskalg.execute import output_layouts
+from taskalg.running.blocks import cut
+from taskalg.running.execute import output_layouts
 from tests import oracle
 from tests.oracle import FORMATS, Tensor, Tensors
 from tests.strategies import examples

@@ -15,14 +15,14 @@ import taskalg
 from taskalg import ExpressionError, MismatchError, Recipe
 from taskalg.algebra.canonical import Canonical
 from taskalg.algebra.coefficient import Coefficient
-from taskalg.align import align
 from taskalg.checkpoints.base import Checkpoint, TensorSpec
 from taskalg.dtypes import F64
 from taskalg.errors import TaskalgError
 from taskalg.language.nodes import Node
-from taskalg.plan import Plan
+from taskalg.planning.align import align
+from taskalg.planning.plan import Plan
+from taskalg.planning.resolve import Operand
 from taskalg.remarks import remarks
-from taskalg.resolve import Operand
 from tests import oracle, strategies
 from tests.oracle import Tensor, Tensors
 from tests.strategies import examples, families, plain_sums, sums
@@ -458,7 +458,7 @@ def test_copies_that_differ_are_refused_and_can_be_left_out(
 def test_copies_that_differ_anywhere_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    monkeypatch.setattr("taskalg.reading._COMPARED", 8)
+    monkeypatch.setattr("taskalg.running.reading._COMPARED", 8)
     values = [float(n) for n in range(50)]
     other = [*values[:place], -1.0, *values[place + 1 :]]
     base = {WTE: floats("F32", *values), HEAD: floats("F32", *other), "w": floats("F32", 1)}
@@ -636,7 +636,7 @@ def test_what_was_done_to_names_is_explained(tmp_path: Path) -> None:
 def test_integers_are_compared_in_blocks_whatever_their_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskalg.reading._COMPARED", 8)
+    monkeypatch.setattr("taskalg.running.reading._COMPARED", 8)
     short = Tensor("I32", (3,), bytes(12))
     base = {"w": floats("F32", 1), "n": integers(1, 2, 3), "m": integers(4, 5)}
     made = recipe(tmp_path, "(base + ft)/2", base=base, ft={**base, "n": short})

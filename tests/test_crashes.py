@@ -19,7 +19,7 @@ from taskalg import files
 from taskalg.errors import TaskalgError
 from taskalg.output.journal import Journal
 from taskalg.output.staging import Staging
-from taskalg.plan import Plan
+from taskalg.planning.plan import Plan
 from tests.bench import common, kill
 from tests.disks import Disk, recorded
 from tests.faults import Faults, Killed, inject, unsynced

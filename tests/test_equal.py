@@ -12,9 +12,9 @@ from taskalg import ExpressionError, Recipe
 from taskalg.algebra.proof import MAX_PATTERNS, Witness, find_nonzero
 from taskalg.api import build
 from taskalg.compiler import Bindings
-from taskalg.difference import where_not_zero
 from taskalg.errors import Source
 from taskalg.language.nodes import Node
+from taskalg.planning.difference import where_not_zero
 from tests import oracle
 from tests.oracle import Row
 from tests.strategies import MODELS, examples, plainly, sums

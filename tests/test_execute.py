@@ -16,10 +16,10 @@ from taskalg.checkpoints.base import open_shard
 from taskalg.engines.base import Bytes, Evaluate, Tally, WeightedSumSpec
 from taskalg.engines.reference import ReferenceEngine
 from taskalg.engines.registry import get_engine
-from taskalg.execute import execute
 from taskalg.handles import INPUTS, OUTPUTS, Handles
 from taskalg.language.nodes import Node
-from taskalg.stream import Arena, Settings
+from taskalg.running.execute import execute
+from taskalg.running.stream import Arena, Settings
 from tests import oracle, strategies
 from tests.oracle import FORMATS, Tensor, Tensors
 from tests.strategies import examples, families, plain_sums
@@ -143,7 +143,7 @@ def test_the_kernel_counts_the_bytes_the_plan_promised(
     text = in_files(node)
     assume(any(expected_rows(text, list(strategies.NAMES)).values()))
     with on_disk(family) as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("taskalg.execute.peak_memory", lambda: 0)  # reads /proc
+        patch.setattr("taskalg.running.execute.peak_memory", lambda: 0)  # reads /proc
         plan = recipe_in(folder, text).plan(allow_partial=True)
         settings = Settings(threads=2, fail_on_overflow=False, overwrite=True)
         out, engine = folder / "out.safetensors", get_engine("cpu")

@@ -12,13 +12,14 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import taskalg
-from taskalg import Recipe, blocks
+from taskalg import Recipe
 from taskalg.algebra.selectors import Glob, places
 from taskalg.algebra.table import tabulate
 from taskalg.errors import ExpressionError, Source
 from taskalg.language.nodes import Node
 from taskalg.language.parser import parse, parse_expression
 from taskalg.language.printer import print_node
+from taskalg.running import blocks
 from tests import oracle, strategies
 from tests.oracle import Row, Tensors, Value
 from tests.strategies import (

@@ -21,7 +21,7 @@ from taskalg.output.card import card, stated_license
 from taskalg.output.manifest import Decisions, Input, Manifest, read_manifest
 from taskalg.output.public import is_origin, public_path, public_text
 from taskalg.output.sidefiles import SideFile
-from taskalg.plan import Choices
+from taskalg.planning.plan import Choices
 from tests import oracle
 from tests.faults import Faults, inject
 from tests.oracle import Tensor

@@ -10,10 +10,10 @@ from hypothesis import assume, given
 
 import taskalg
 from taskalg import ExpressionError, KindError, MismatchError, Recipe, UsageError
-from taskalg.blocks import ALIGNMENT, Block, arena_size, block_elements, cut
-from taskalg.execute import output_layouts
 from taskalg.language.nodes import Node
-from taskalg.plan import Plan
+from taskalg.planning.plan import Plan
+from taskalg.running.blocks import ALIGNMENT, Block, arena_size, block_elements, cut
+from taskalg.running.execute import output_layouts
 from tests import oracle, strategies
 from tests.oracle import Tensor, Tensors
 from tests.strategies import MODELS, examples, families, plain_sums
@@ -279,7 +279,7 @@ def test_blocks_cover_every_byte_once_in_order_and_fit_their_arena(
     text, rng = in_files(node), random.Random(plain_text(node))
     assume(any(expected_rows(text, list(strategies.NAMES)).values()))
     with on_disk(family) as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("taskalg.blocks.TARGET", rng.choice([1, 8, 40, 600, 10**6]))
+        patch.setattr("taskalg.running.blocks.TARGET", rng.choice([1, 8, 40, 600, 10**6]))
         plan = recipe_in(folder, text).plan(allow_partial=True)
         threads = rng.randint(1, 64)
         layouts = output_layouts(plan, Path("out"), rng.choice([1, 50, 10**9]))

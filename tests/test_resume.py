@@ -24,7 +24,6 @@ from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.dtypes import F32
 from taskalg.engines.registry import get_engine
 from taskalg.errors import CheckpointError, OutputError
-from taskalg.execute import execute
 from taskalg.output.journal import JOURNAL_NAME, Journal, digest, resumable
 from taskalg.output.layout import OutputTensor, ShardLayout, lay_out
 from taskalg.output.lock import LOCK_NAME
@@ -32,7 +31,8 @@ from taskalg.output.moves import temporary
 from taskalg.output.publish import Publication, stage
 from taskalg.output.sidefiles import SideFile
 from taskalg.output.watermarks import Watermarks
-from taskalg.stream import Settings
+from taskalg.running.execute import execute
+from taskalg.running.stream import Settings
 from tests.faults import Faults, Killed, inject, unsynced
 from tests.merging import fine, inputs, loaded, merge, plan, skipped, tree
 

@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import taskalg
-from taskalg import TaskalgError, Verification, VerificationError, blocks, files, verify
+from taskalg import TaskalgError, Verification, VerificationError, files, verify
 from taskalg.cli.main import main
-from taskalg.execute import output_layouts
 from taskalg.output.manifest import read_manifest
 from taskalg.output.public import hub_id
-from taskalg.verify import sampled
+from taskalg.repeating.verify import sampled
+from taskalg.running import blocks
+from taskalg.running.execute import output_layouts
 from tests import oracle
 from tests.hub_server import Hub
 from tests.oracle import Tensor

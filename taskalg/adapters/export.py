@@ -19,17 +19,17 @@ from taskalg.algebra.kinds import Kind
 from taskalg.checkpoints.adapter_config import CONFIG_NAME
 from taskalg.checkpoints.base import Checkpoint, Part
 from taskalg.checkpoints.index import read_json
-from taskalg.donor import opened
 from taskalg.engines.registry import get_engine
 from taskalg.errors import KindError, UsageError, quoted
-from taskalg.execute import fetched_inputs
 from taskalg.machine import peak_memory
 from taskalg.output.destination import is_file_output
 from taskalg.output.layout import lay_out
 from taskalg.output.public import is_origin, public_path
 from taskalg.output.publish import stage
-from taskalg.plan import Plan
-from taskalg.stream import Settings
+from taskalg.planning.donor import opened
+from taskalg.planning.plan import Plan
+from taskalg.running.execute import fetched_inputs
+from taskalg.running.stream import Settings
 
 _PART = Part("", "adapter_model", may_shard=False)
 

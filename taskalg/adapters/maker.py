@@ -20,17 +20,17 @@ from taskalg.adapters.factorize import (
 )
 from taskalg.adapters.modules import Module
 from taskalg.adapters.report import Residual
-from taskalg.blocks import cut
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.dtypes import F32, F64, DType
 from taskalg.engines.base import Bytes, Engine, WeightedSumSpec
 from taskalg.errors import CheckpointError, OverflowingError, quoted
 from taskalg.machine import available_threads
 from taskalg.output.layout import OutputTensor, lay_out
-from taskalg.plan import Plan, Step
-from taskalg.reading import Inputs
-from taskalg.sinks import ArraySink
-from taskalg.stream import Pass, Progress, Settings
+from taskalg.planning.plan import Plan, Step
+from taskalg.running.blocks import cut
+from taskalg.running.reading import Inputs
+from taskalg.running.sinks import ArraySink
+from taskalg.running.stream import Pass, Progress, Settings
 
 
 @dataclass(frozen=True)

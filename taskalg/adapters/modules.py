@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from taskalg.checkpoints.adapter_keys import EMBEDDING_A, FACTORS
 from taskalg.checkpoints.base import TensorSpec
 from taskalg.checkpoints.orientation import lies_turned
-from taskalg.plan import Step
+from taskalg.planning.plan import Step
 
 _PREFIX = "base_model.model."  # of every key in an adapter's file
 # How 553 models of transformers 5.23 call their embeddings of tokens and positions; five call a

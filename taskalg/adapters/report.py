@@ -7,7 +7,7 @@ from typing import Any
 
 from taskalg.adapters.factorize import Norms
 from taskalg.errors import listed, printable, quoted
-from taskalg.plan import Plan
+from taskalg.planning.plan import Plan
 from taskalg.units import bytes_text
 
 _SHOWN = 3  # names in a line of the receipt; the JSON has all

@@ -12,8 +12,8 @@ from taskalg.cli.options import json_option, print_json
 from taskalg.console import progress_bar
 from taskalg.errors import UsageError, VerificationError, quoted
 from taskalg.names import locations
-from taskalg.rerun import rerun as run_again
-from taskalg.verify import verify as find_differences
+from taskalg.repeating.rerun import rerun as run_again
+from taskalg.repeating.verify import verify as find_differences
 
 _SHARE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(%?)", re.ASCII)
 

@@ -15,7 +15,7 @@ from tests.fuzz.headers import Pairs, tensor
 from tests.fuzz.headers import build as file_of
 from tests.fuzz.texts import mutate
 
-WATCHED = ["taskalg.language", "taskalg.algebra", "taskalg.compiler", "taskalg.resolve"]
+WATCHED = ["taskalg.language", "taskalg.algebra", "taskalg.compiler", "taskalg.planning.resolve"]
 if __name__ == "__main__":
     import atheris
 

@@ -7,7 +7,7 @@ from taskalg.algebra.selectors import places
 from taskalg.algebra.table import tabulate
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.errors import UsageError, listed, quoted
-from taskalg.resolve import Operand, Resolved
+from taskalg.planning.resolve import Operand, Resolved
 
 
 def choose_donor(total: Resolved, name: str | None = None) -> int:

@@ -7,7 +7,7 @@ the same is for their fingerprints to say.
 
 import hashlib
 
-from taskalg.plan import Plan
+from taskalg.planning.plan import Plan
 from taskalg.version import __version__
 
 

@@ -15,12 +15,12 @@ from taskalg.algebra.selectors import places
 from taskalg.algebra.weighted_sum import WeightedSum
 from taskalg.checkpoints.base import Checkpoint, TensorSpec, parts_of
 from taskalg.checkpoints.orientation import turned
-from taskalg.donor import opened
 from taskalg.errors import UsageError, quoted
-from taskalg.naming.buffers import is_derived
-from taskalg.naming.prefixes import Match, Prefix, Side, agree, find_prefix
-from taskalg.naming.tied import NO_TIES, Copies, Ties, find_ties, may_be_tied
-from taskalg.resolve import Operand, Resolved
+from taskalg.planning.buffers import is_derived
+from taskalg.planning.donor import opened
+from taskalg.planning.prefixes import Match, Prefix, Side, agree, find_prefix
+from taskalg.planning.resolve import Operand, Resolved
+from taskalg.planning.tied import NO_TIES, Copies, Ties, find_ties, may_be_tied
 
 
 @dataclass(frozen=True)

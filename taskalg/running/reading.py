@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskalg import files
-from taskalg.blocks import Piece
 from taskalg.checkpoints.base import Checkpoint, LowRank, Shard, TensorSpec, open_shard
 from taskalg.dtypes import F64, DType
 from taskalg.engines.base import Bytes, Engine, Evaluate, Factors, Multiply, WeightedSumSpec
 from taskalg.handles import INPUTS, Handles
-from taskalg.sinks import Sink
+from taskalg.running.blocks import Piece
+from taskalg.running.sinks import Sink
 
 _COMPARED = 4 << 20  # bytes of each tensor that are compared at once
 

@@ -13,21 +13,21 @@ from fractions import Fraction
 from pathlib import Path
 
 from taskalg import files
-from taskalg.blocks import Block, cut
 from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.checkpoints.stems import is_weights
-from taskalg.compare import ComparingSink, Difference
 from taskalg.engines.registry import get_engine
 from taskalg.errors import TaskalgError, UsageError, listed, quoted
-from taskalg.execute import fetched_inputs, output_layouts
 from taskalg.machine import available_threads
 from taskalg.output.digests import header_sha256, sha256_of
 from taskalg.output.layout import ShardLayout, indexes
 from taskalg.output.manifest import MANIFEST_NAME, Manifest, read_manifest
-from taskalg.plan import Plan
+from taskalg.planning.plan import Plan
 from taskalg.recipe import AnyPath
-from taskalg.rerun import call_for, given_paths, missing, recall, where_is
-from taskalg.stream import Pass, Progress, Settings
+from taskalg.repeating.compare import ComparingSink, Difference
+from taskalg.repeating.rerun import call_for, given_paths, missing, recall, where_is
+from taskalg.running.blocks import Block, cut
+from taskalg.running.execute import fetched_inputs, output_layouts
+from taskalg.running.stream import Pass, Progress, Settings
 from taskalg.units import bytes_text
 
 

@@ -12,7 +12,7 @@ from taskalg import files
 from taskalg.engines.base import Bytes
 from taskalg.handles import OUTPUTS, Handles
 from taskalg.output.layout import ShardLayout
-from taskalg.plan import Plan
+from taskalg.planning.plan import Plan
 
 _BLOCK = 8 << 20  # bytes compared at once
 

@@ -10,8 +10,8 @@ from taskalg.algebra.proof import find_nonzero
 from taskalg.algebra.rationals import decimal_text
 from taskalg.algebra.table import tabulate
 from taskalg.errors import quoted
-from taskalg.resolve import Resolved
-from taskalg.result import tensor_places
+from taskalg.planning.resolve import Resolved
+from taskalg.planning.result import tensor_places
 
 
 def where_not_zero(rest: Resolved) -> str | None:

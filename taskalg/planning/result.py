@@ -13,7 +13,7 @@ from taskalg.algebra.rationals import decimal_text
 from taskalg.algebra.selectors import Place, places
 from taskalg.algebra.table import Table, tabulate
 from taskalg.errors import KindError, listed, quoted
-from taskalg.resolve import Operand, Resolved
+from taskalg.planning.resolve import Operand, Resolved
 
 _RULE = "1 makes a model, 0 makes a task vector"
 

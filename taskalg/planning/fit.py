@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from taskalg.algebra.selectors import Glob, Item, Place, layer_of, places
 from taskalg.algebra.table import Table, tabulate
-from taskalg.align import Aligned
 from taskalg.checkpoints.base import TensorSpec
-from taskalg.coverage import covered, output_tensors
-from taskalg.donor import opened
 from taskalg.errors import ExpressionError, Span, listed, quoted
-from taskalg.mismatch import Misfit, names_differ, nothing_shared, shapes_differ
-from taskalg.resolve import Operand, Resolved
+from taskalg.planning.align import Aligned
+from taskalg.planning.coverage import covered, output_tensors
+from taskalg.planning.donor import opened
+from taskalg.planning.mismatch import Misfit, names_differ, nothing_shared, shapes_differ
+from taskalg.planning.resolve import Operand, Resolved
 
 
 @dataclass(frozen=True)

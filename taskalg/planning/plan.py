@@ -12,14 +12,14 @@ from fractions import Fraction
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.selectors import Item
-from taskalg.align import Aligned, align
 from taskalg.checkpoints.base import TensorSpec
-from taskalg.donor import choose_donor, opened
 from taskalg.dtypes import F32, DType
 from taskalg.errors import Span
-from taskalg.fit import Fit, check_items, fit, terms_of
-from taskalg.resolve import Operand, Resolved
-from taskalg.result import check_result, check_something_left, kind
+from taskalg.planning.align import Aligned, align
+from taskalg.planning.donor import choose_donor, opened
+from taskalg.planning.fit import Fit, check_items, fit, terms_of
+from taskalg.planning.resolve import Operand, Resolved
+from taskalg.planning.result import check_result, check_something_left, kind
 
 _AS_IT_IS = (Fraction(1),)
 

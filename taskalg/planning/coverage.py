@@ -12,8 +12,8 @@ from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.selectors import Place
 from taskalg.algebra.table import Table, tabulate
 from taskalg.checkpoints.base import TensorSpec
-from taskalg.donor import opened
-from taskalg.resolve import Resolved
+from taskalg.planning.donor import opened
+from taskalg.planning.resolve import Resolved
 
 Row = list[Fraction]
 

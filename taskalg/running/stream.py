@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from taskalg.algebra.kinds import Kind
-from taskalg.blocks import ALIGNMENT, Block, Piece, arena_size
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.engines.base import Bytes, Engine, Evaluate, Tally, WeightedSumSpec
 from taskalg.errors import MismatchError, OverflowingError, listed, quoted
-from taskalg.mismatch import copies_differ
 from taskalg.output.layout import SHARD_SIZE
-from taskalg.plan import Combination, Plan
-from taskalg.reading import Inputs, Stored
-from taskalg.sinks import Sink
+from taskalg.planning.mismatch import copies_differ
+from taskalg.planning.plan import Combination, Plan
+from taskalg.running.blocks import ALIGNMENT, Block, Piece, arena_size
+from taskalg.running.reading import Inputs, Stored
+from taskalg.running.sinks import Sink
 
 _TICK = 0.1  # seconds between two calls of `progress`
 _COPY = 64 << 20  # bytes copied between two looks at whether to stop

@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from taskalg.algebra.kinds import Kind
-from taskalg.blocks import cut
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.checkpoints.hub.fetch import fetched
-from taskalg.donor import opened
 from taskalg.engines.base import Engine
 from taskalg.engines.registry import get_engine
 from taskalg.machine import available_threads, peak_memory
@@ -18,13 +16,15 @@ from taskalg.output.destination import is_file_output
 from taskalg.output.layout import SHARD_SIZE, OutputTensor, ShardLayout, lay_out
 from taskalg.output.publish import stage
 from taskalg.output.sidefiles import SideFile, list_of_parts, side_files
-from taskalg.plan import Plan, Step
-from taskalg.plan_digest import plan_digest
-from taskalg.provenance import Record, generated_files, make_manifest, stored_outputs
+from taskalg.planning.digest import plan_digest
+from taskalg.planning.donor import opened
+from taskalg.planning.plan import Plan, Step
 from taskalg.remarks import remarks, warnings
-from taskalg.report import Report
-from taskalg.sinks import FileSink
-from taskalg.stream import Pass, Progress, Settings
+from taskalg.running.blocks import cut
+from taskalg.running.provenance import Record, generated_files, make_manifest, stored_outputs
+from taskalg.running.report import Report
+from taskalg.running.sinks import FileSink
+from taskalg.running.stream import Pass, Progress, Settings
 from taskalg.units import bytes_text
 
 

@@ -15,7 +15,6 @@ from taskalg.algebra.weighted_sum import WeightedSum
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.coefficients import coefficients_json
 from taskalg.compiler import default_name
-from taskalg.donor import opened
 from taskalg.errors import Source
 from taskalg.expression import Written
 from taskalg.output.card import card, stated_license
@@ -24,9 +23,10 @@ from taskalg.output.layout import ShardLayout
 from taskalg.output.manifest import MANIFEST_NAME, Decisions, Input, Manifest, StoredFile
 from taskalg.output.public import is_origin, public_path, public_text
 from taskalg.output.sidefiles import SideFile
-from taskalg.plan import Plan
-from taskalg.resolve import Operand, Resolved
-from taskalg.stream import Settings
+from taskalg.planning.donor import opened
+from taskalg.planning.plan import Plan
+from taskalg.planning.resolve import Operand, Resolved
+from taskalg.running.stream import Settings
 from taskalg.version import __version__
 
 _ADAPTER_CONFIG = "adapter_config.json"  # decides an adapter's numbers as its tensors do

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taskalg.engines.base import Tally
-from taskalg.plan import Plan
+from taskalg.planning.plan import Plan
 from taskalg.units import bytes_text
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, TensorSpec
 from taskalg.checkpoints.index import read_json
-from taskalg.naming.buffers import ends_in
+from taskalg.planning.buffers import ends_in
 
 _HEADS = (
     "lm_head.weight",

@@ -15,7 +15,6 @@ from taskalg.algebra.simplify import simplify
 from taskalg.algebra.weighted_sum import Reference, WeightedSum
 from taskalg.checkpoints.base import Opening
 from taskalg.compiler import checked_name
-from taskalg.donor import opened
 from taskalg.errors import (
     CheckpointError,
     Source,
@@ -25,16 +24,17 @@ from taskalg.errors import (
     listed,
     quoted,
 )
-from taskalg.execute import execute
 from taskalg.language.nodes import Recipe as Program
 from taskalg.language.parser import parse_expression
 from taskalg.language.recipe import link
 from taskalg.output.manifest import MANIFEST_NAME, Manifest, StoredFile, read_manifest
-from taskalg.plan import Plan
-from taskalg.provenance import Record, stored_inputs
+from taskalg.planning.donor import opened
+from taskalg.planning.plan import Plan
 from taskalg.recipe import AnyPath, Recipe
-from taskalg.report import Report
-from taskalg.stream import Progress, Settings
+from taskalg.running.execute import execute
+from taskalg.running.provenance import Record, stored_inputs
+from taskalg.running.report import Report
+from taskalg.running.stream import Progress, Settings
 
 Sum = WeightedSum[Reference]
 

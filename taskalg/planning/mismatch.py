@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from taskalg.align import Aligned, Duplicate
 from taskalg.checkpoints.base import TensorSpec
-from taskalg.donor import opened
 from taskalg.errors import WINDOW, MismatchError, quoted
-from taskalg.resolve import Operand
+from taskalg.planning.align import Aligned, Duplicate
+from taskalg.planning.donor import opened
+from taskalg.planning.resolve import Operand
 
 _SHOWN = 5  # mismatches a message lists
 _NEARLY = 2  # a prefix is told of when it makes one name in so many agree

@@ -1,1 +1,0 @@
-"""What tensors are called in files of one model that were saved in different ways."""

@@ -1,0 +1,1 @@
+"""What will happen? A sum of mentions becomes a plan: files, fit, steps, from headers alone."""

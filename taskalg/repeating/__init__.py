@@ -1,0 +1,1 @@
+"""An output again: made from its manifest once more, or held against it bit by bit."""
