@@ -190,6 +190,7 @@ class Recipe(Expression):
         settings = Settings(threads=threads, overwrite=overwrite, progress=progress)
         form = Form(rank, floating_dtype(dtype))
         try:
-            return export(plan, check_engine("auto"), Path(out).expanduser(), form, settings)
+            place, record = Path(out).expanduser(), Record(self.written)
+            return export(plan, check_engine("auto"), place, form, settings, record)
         except KindError as error:
             raise self._at(error) from None

@@ -24,7 +24,9 @@ from transformers import (
 )
 
 import taskalg as ta
+from taskalg.adapters.config import config_file
 from taskalg.adapters.factorize import Factored, Norms, chunks, compare, of_matrix, of_product
+from taskalg.adapters.modules import Module
 from taskalg.cli.main import main
 
 # PEFT asks transformers for what it is about to drop
@@ -354,6 +356,26 @@ def test_a_convolution_is_extracted(tmp_path: Path) -> None:
     model: Any = base
     found = PeftModel.from_pretrained(model, tmp_path / "x").merge_and_unload()
     assert furthest(found.state_dict(), ft.state_dict() | {"0.bias": base[0].bias.data}) < 1e-5
+
+
+def test_an_adapter_has_a_card_that_names_no_local_path(family: Path, tmp_path: Path) -> None:
+    path = family / "style"
+    made = ta.compile(f'0.5*checkpoint("{path}")')
+    made.save_adapter(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert card.startswith("---\nbase_model_relation: adapter\nlibrary_name: peft\n")
+    assert "`style`" in card and "% of this task vector over" in card
+    config = (tmp_path / "out" / "adapter_config.json").read_text("utf-8")
+    for part in family.parts[1:]:
+        assert part not in card and part not in config
+
+
+def test_a_base_on_the_hub_is_named_with_its_commit() -> None:
+    module = Module("a", "a.weight", (2, 2), False, False)
+    config = json.loads(config_file({module: 1}, "org/base@abc123", []).content)
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/base", "abc123")
+    config = json.loads(config_file({module: 1}, "base", []).content)
+    assert (config["base_model_name_or_path"], config["revision"]) == ("base", None)
 
 
 # ---- The decompositions

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from taskalg.adapters.modules import Module
 from taskalg.checkpoints.adapter_config import CONFIG_NAME
+from taskalg.output.public import hub_id, is_origin
 from taskalg.output.sidefiles import SideFile
 
 _TASKS = {"ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM"}
@@ -23,7 +24,7 @@ def config_file(
 
     Args:
         ranks: of each module it changes.
-        base: what may be said of the model it was taken from.
+        base: what may be said of the model it was taken from; on the Hub, with its commit.
         architectures: the model's, as its own config lists them.
     """
     usual = Counter(ranks.values()).most_common(1)[0][0]
@@ -32,7 +33,7 @@ def config_file(
     known = (task for end, task in _TASKS.items() for name in architectures if name.endswith(end))
     config = {
         "alpha_pattern": patterns,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": None if base is None else hub_id(base),
         "bias": "none",
         "fan_in_fan_out": any(m.is_turned and not m.is_embedding for m in ranks),
         "inference_mode": True,
@@ -41,6 +42,7 @@ def config_file(
         "peft_type": "LORA",
         "r": usual,
         "rank_pattern": patterns,
+        "revision": base.partition("@")[2].partition("/")[0] if base and is_origin(base) else None,
         "target_modules": sorted(module.path for module in ranks),
         "task_type": next(known, None),
     }

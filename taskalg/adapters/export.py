@@ -14,7 +14,7 @@ from taskalg import files
 from taskalg.adapters.config import config_file
 from taskalg.adapters.maker import Form, Maker, is_factored
 from taskalg.adapters.modules import module_of
-from taskalg.adapters.report import AdapterReport
+from taskalg.adapters.report import AdapterReport, total_norms
 from taskalg.algebra.kinds import Kind
 from taskalg.checkpoints.adapter_config import CONFIG_NAME
 from taskalg.checkpoints.base import Checkpoint, Part
@@ -22,13 +22,15 @@ from taskalg.checkpoints.index import read_json
 from taskalg.engines.registry import get_engine
 from taskalg.errors import KindError, UsageError, quoted
 from taskalg.machine import peak_memory
+from taskalg.output.card import adapter_card
 from taskalg.output.destination import is_file_output
 from taskalg.output.layout import lay_out
-from taskalg.output.public import is_origin, public_path
+from taskalg.output.public import hub_id, is_origin, public_path
 from taskalg.output.publish import stage
 from taskalg.planning.donor import opened
 from taskalg.planning.plan import Plan
 from taskalg.running.execute import fetched_inputs
+from taskalg.running.provenance import Record, make_manifest
 from taskalg.running.stream import Settings
 
 _PART = Part("", "adapter_model", may_shard=False)
@@ -58,7 +60,9 @@ def check_form(plan: Plan, form: Form, out: Path) -> None:
         )
 
 
-def export(plan: Plan, engine: str, out: Path, form: Form, settings: Settings) -> AdapterReport:
+def export(
+    plan: Plan, engine: str, out: Path, form: Form, settings: Settings, record: Record
+) -> AdapterReport:
     """Make an adapter of a plan's result and publish it.
 
     Raises:
@@ -80,11 +84,16 @@ def export(plan: Plan, engine: str, out: Path, form: Form, settings: Settings) -
     architectures = (
         [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     )
-    config = config_file(maker.ranks, _base_of(plan), architectures)
+    base = _base_of(plan)
+    config = config_file(maker.ranks, base, architectures)
+    manifest = make_manifest(plan, inputs, record, settings)
+    known = hub_id(base) if base is not None and is_origin(base) else None
+    rest = total_norms((*maker.residuals, *maker.left_out)).residual
+    card = adapter_card(manifest, known, rest)
     tensors = maker.stored()
     layouts = lay_out([tensor for tensor, _ in tensors.values()], parts=(_PART,))
     with stage(
-        out, layouts, inputs=inputs, overwrite=settings.overwrite, side_files=(config,)
+        out, layouts, inputs=inputs, overwrite=settings.overwrite, side_files=(config, card)
     ) as staged:
         layout = layouts[0]
         with staged.files.using(0) as output:

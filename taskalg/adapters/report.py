@@ -38,11 +38,11 @@ class AdapterReport:
     @property
     def residual(self) -> float:
         """What is left over of the whole task vector, as a share of it in the Frobenius norm."""
-        return _total((*self.residuals, *self.left_out)).residual
+        return total_norms((*self.residuals, *self.left_out)).residual
 
     @property
     def _of_modules(self) -> float:
-        return _total(self.residuals).residual
+        return total_norms(self.residuals).residual
 
     def __str__(self) -> str:
         modules = f"{len(self.residuals):,} module{'' if len(self.residuals) == 1 else 's'}"
@@ -87,7 +87,8 @@ class AdapterReport:
         }
 
 
-def _total(found: Sequence[Residual]) -> Norms:
+def total_norms(found: Sequence[Residual]) -> Norms:
+    """Add up the norms of tensors."""
     return sum((one.norms for one in found), Norms(0.0, 0.0))
 
 

@@ -1,4 +1,4 @@
-"""README.md: the model card, which the Hub reads and people do.
+"""README.md: the card of a model or an adapter, which the Hub reads and people do.
 
 Everything in it comes from a manifest. Names and texts in that are untrusted: the front matter
 holds nothing but tokens of known shape, and below it every text stands in a code span or block that
@@ -45,6 +45,30 @@ def card(manifest: Manifest, side_files: Sequence[SideFile]) -> SideFile:
         _rounding(manifest),
         "## How to repeat it",
         _repeat(manifest),
+    ]
+    return SideFile(CARD_NAME, ("\n\n".join(blocks) + "\n").encode())
+
+
+def adapter_card(manifest: Manifest, base: str | None, residual: float) -> SideFile:
+    """Write the card of an adapter.
+
+    Args:
+        manifest: what it was made from and how.
+        base: the hub id of the model it is added to; None when that is not on the Hub.
+        residual: share of the task vector, in the Frobenius norm, that it leaves over.
+    """
+    front = [] if base is None else [f"base_model: {_scalar(base)}"]
+    front += ["base_model_relation: adapter", "library_name: peft"]
+    front += ["tags:", "- lora", "- task-arithmetic", "- taskalg"]
+    blocks = [
+        "\n".join(["---", *front, "---"]),
+        "# A task vector as a LoRA adapter",
+        f"Made with taskalg {_code(manifest.version)}, task arithmetic over model checkpoints:",
+        _block(manifest.simplified),
+        *_texts(manifest),
+        f"It leaves {100 * residual:.2g} % of this task vector over, in the Frobenius norm.",
+        "## Checkpoints",
+        _table(manifest),
     ]
     return SideFile(CARD_NAME, ("\n\n".join(blocks) + "\n").encode())
 
