@@ -5,6 +5,7 @@ import logging
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from taskalg.units import bytes_text
 _CARETS = re.compile(r"^( +\| +)(\^+)$", re.MULTILINE)
 _OPTION = re.compile(r"--[A-Za-z][A-Za-z-]*(=.*)?", re.DOTALL)
 _LOG = logging.getLogger("taskalg")
+_interrupted = threading.Event()  # by a signal, since the command began
 _BUG, _INTERRUPTED = 70, 130  # exit codes; the others belong to the errors
 
 
@@ -107,20 +109,31 @@ def _is_option(arg: str, known: Container[str]) -> bool:
 
 @contextmanager
 def _terminating() -> Iterator[None]:
-    """Make SIGTERM clean up as Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
+    """Make SIGTERM clean up as Ctrl-C does, and remember both."""
+    _interrupted.clear()
+    before: dict[int, Any] = {}
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        for number in map(int, (signal.SIGINT, signal.SIGTERM)):
+            before[number] = signal.signal(number, _stop)
     except ValueError:  # not the main thread: someone else runs us, and decides
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+def _check_interrupted() -> None:
+    """Raise again what was lost: inside the compiler's callbacks, exceptions are."""
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 class _Announcer(logging.Handler):
@@ -144,12 +157,12 @@ def _announcing() -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+def progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """Yield what draws progress: a bar on a terminal, nothing in a pipe or when quiet."""
     if quiet:
         _LOG.setLevel(logging.WARNING)
-    if quiet or not sys.stderr.isatty():
-        yield None
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda progress: _check_interrupted()
         return
     bar = _Bar()
     try:
@@ -168,6 +181,7 @@ class _Bar:
 
     def show(self, progress: Progress) -> None:
         """Draw."""
+        _check_interrupted()
         if self._doing != progress.doing:
             self.close()
             self._doing = progress.doing

@@ -6,6 +6,7 @@ from typing import Any
 from taskalg.algebra.kinds import Kind
 from taskalg.errors import listed, printable, quoted
 from taskalg.output.destination import is_file_output
+from taskalg.output.sidefiles import linked_from_outside
 from taskalg.output.tokenizers import template_warning, vocabulary_warnings
 from taskalg.planning.align import Alignment
 from taskalg.planning.donor import opened
@@ -21,6 +22,11 @@ def remarks(plan: Plan) -> list[Remark]:
     giver = printable(plan.operands[plan.donor].called)
     verb = "left out" if plan.kind is Kind.TASK_VECTOR else f"copied from {giver}"
     own = dict.fromkeys(name for _, one in _aligned(plan) for name in one.own_buffers)
+    for name, count in plan.fit.rows.items():
+        rows = plan.fit.tensors[name].shape[0]
+        rest = "zero" if plan.kind is Kind.TASK_VECTOR else f"those of {giver}"
+        more = f", the others {rest}" if count < rows else ""
+        found.append(("rows", f"{quoted(name)}: {count:,} of {rows:,} are combined{more}"))
     for names, words in ((plan.aligned.buffers, verb), (own, f"not in {giver}, left out")):
         if names:
             found.append(("buffers", f"{listed([quoted(name) for name in names])}: {words}"))
@@ -42,6 +48,7 @@ def remarks_json(plan: Plan) -> dict[str, Any]:
         "renamed": renamed,
         "tied": tied,
         "buffers": list(plan.aligned.buffers),
+        "rows": dict(plan.fit.rows),
         "notes": _notes(plan),
     }
 
@@ -63,8 +70,13 @@ def warnings(plan: Plan, out: Path) -> tuple[str, ...]:
         return ()
     found = vocabulary_warnings(donor.called, folder, others)
     template = template_warning(donor.called, folder, others)
-    has_sides = plan.kind is not Kind.TASK_VECTOR and not is_file_output(out)
-    return (*found, template) if template is not None and has_sides else found
+    if plan.kind is Kind.TASK_VECTOR or is_file_output(out):
+        return found  # without side files
+    linked = [quoted(name) for name in linked_from_outside(opened(donor))]
+    if linked:
+        verb = "is a link" if len(linked) == 1 else "are links"
+        found = (*found, f"{listed(linked)} {verb} out of the folder of {printable(donor.called)}")
+    return (*found, template) if template is not None else found
 
 
 def _notes(plan: Plan) -> list[str]:

@@ -378,6 +378,14 @@ def test_a_base_on_the_hub_is_named_with_its_commit() -> None:
     assert (config["base_model_name_or_path"], config["revision"]) == ("base", None)
 
 
+def test_a_tied_head_and_a_rank_that_none_needs_are_told(family: Path, tmp_path: Path) -> None:
+    report = recipe(family, "ft - base").save_adapter(tmp_path / "out", rank=60)
+    is_tied = json.loads((family / "base" / "config.json").read_text()).get("tie_word_embeddings")
+    assert any("merge_and_unload" in note for note in report.notes) == (is_tied is not False)
+    assert any("no module has more than rank" in note for note in report.notes)
+    assert not recipe(family, "ft - base").save_adapter(tmp_path / "low", rank=2).notes[1:]
+
+
 # ---- The decompositions
 
 

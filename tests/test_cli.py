@@ -296,3 +296,27 @@ def test_a_terminal_without_unicode_gets_escapes(folder: Path) -> None:
     result = subprocess.run(command, cwd=folder, capture_output=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
     assert b"wrote \\u03bb" in result.stderr
+
+
+def test_ctrl_c_that_the_compiler_swallows_is_not_forgotten(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from taskalg.engines.registry import get_engine
+
+    def swallowing(name: str) -> Any:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:  # as in a callback from C
+            return get_engine(name)
+        raise AssertionError("no signal came")
+
+    monkeypatch.setattr("taskalg.running.execute.get_engine", swallowing)
+    result = run("merge", "base - 0.5*toxic", *FILES, "-o", "out", code=130)
+    assert "interrupted; nothing was published" in result.stderr
+    assert not (folder / "out").exists()
+
+
+def test_a_closed_stderr_is_no_obstacle(folder: Path) -> None:
+    command = [sys.executable, "-m", "taskalg", "merge", "base - 0.5*toxic", *FILES, "-o", "out"]
+    subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], check=True)
+    assert (folder / "out" / "model.safetensors").exists()

@@ -26,7 +26,7 @@ from taskalg.output import layout
 from taskalg.output.layout import OutputTensor, ShardLayout, indexes, lay_out
 from taskalg.output.moves import MOVES_NAME
 from taskalg.output.publish import stage
-from taskalg.output.sidefiles import SideFile, side_files
+from taskalg.output.sidefiles import SideFile, linked_from_outside, side_files
 from tests.faults import FIELDS, Faults, Killed, inject, unsynced
 
 INDEX = "model.safetensors.index.json"
@@ -692,6 +692,18 @@ def test_side_files_may_be_links_and_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "blob").unlink()
     with pytest.raises(CheckpointError, match=r"cannot read .*vocab.txt'"):
         side_files(given, TENSORS)
+
+
+def test_links_out_of_the_folder_are_named(tmp_path: Path) -> None:
+    given = donor(tmp_path / "in", **{"a.txt": b"a"})
+    (tmp_path / "secret").write_bytes(b"content")
+    (tmp_path / "in" / "vocab.txt").symlink_to("../secret")
+    (tmp_path / "in" / "b.txt").symlink_to("a.txt")
+    assert linked_from_outside(given) == ["vocab.txt"]
+    snapshot = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    (tmp_path / "in").rename(snapshot)
+    assert linked_from_outside(open_checkpoint(snapshot)) == []  # links are how the cache is made
 
 
 def test_a_bare_file_has_no_side_files(tmp_path: Path) -> None:

@@ -823,3 +823,27 @@ def test_a_dry_run_wants_space_and_no_other_run(
 def test_a_dry_run_checks_options(zoo: Path, tmp_path: Path, extra: list[str]) -> None:
     args = ["merge", "base", *options(zoo), "-o", str(tmp_path / "out"), "--dry-run"]
     run(*args, *extra, code=2)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("decisions.shard_size", 1, "would not be what taskalg.json says"),
+        ("outputs.0.sha256", "0" * 64, "SHA-256 is another"),
+        ("outputs.0.size", 12345, "size or header is another"),
+    ],
+)
+def test_rerun_makes_no_other_files_than_the_manifest_lists(
+    zoo: Path, tmp_path: Path, path: str, value: Any, words: str
+) -> None:
+    shutil.copytree(zoo / "hashed", tmp_path / "out")
+    changed(tmp_path / "out", path, value)
+    with pytest.raises(taskalg.VerificationError, match=words):
+        taskalg.rerun(tmp_path / "out", tmp_path / "new", **where(zoo, zoo / "hashed"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_rerun_says_what_it_could_not_compare(zoo: Path, tmp_path: Path) -> None:
+    for name, unsure in (("single", True), ("hashed", False)):
+        report = taskalg.rerun(zoo / name, tmp_path / name, **where(zoo, zoo / name))
+        assert any("has no SHA-256" in note for note in report.notes) == unsure

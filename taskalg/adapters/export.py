@@ -7,13 +7,14 @@ the factors found so far, which are the output.
 """
 
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from taskalg import files
 from taskalg.adapters.config import config_file
 from taskalg.adapters.maker import Form, Maker, is_factored
-from taskalg.adapters.modules import module_of
+from taskalg.adapters.modules import Module, module_of
 from taskalg.adapters.report import AdapterReport, total_norms
 from taskalg.algebra.kinds import Kind
 from taskalg.checkpoints.adapter_config import CONFIG_NAME
@@ -33,6 +34,7 @@ from taskalg.running.execute import fetched_inputs
 from taskalg.running.provenance import Record, make_manifest
 from taskalg.running.stream import Settings
 
+_NOT_WORDS = ("wpe", "position_embeddings", "token_type_embeddings", "embed_positions")
 _PART = Part("", "adapter_model", may_shard=False)
 
 
@@ -80,12 +82,8 @@ def export(
         maker.take(step, module_of(step, kind if isinstance(kind, str) else None))
     if not maker.factors:
         raise KindError("nothing is left for an adapter: no weight of a module changes")
-    named = model.get("architectures")
-    architectures = (
-        [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-    )
     base = _base_of(plan)
-    config = config_file(maker.ranks, base, architectures)
+    config = config_file(maker.ranks, base, _architectures(model))
     manifest = make_manifest(plan, inputs, record, settings)
     known = hub_id(base) if base is not None and is_origin(base) else None
     rest = total_norms((*maker.residuals, *maker.left_out)).residual
@@ -105,11 +103,32 @@ def export(
         plan=plan,
         residuals=tuple(maker.residuals),
         left_out=tuple(maker.left_out),
+        notes=tuple(_notes(maker.ranks, form, model)),
         bytes_read=maker.bytes_read,
         bytes_written=sum(tensor.nbytes for tensor, _ in tensors.values()),
         seconds=time.perf_counter() - start,
         peak_memory=peak_memory(),
     )
+
+
+def _architectures(model: Mapping[str, Any]) -> list[str]:
+    named = model.get("architectures")
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
+def _notes(ranks: Mapping[Module, int], form: Form, model: Mapping[str, Any]) -> Iterator[str]:
+    """Say where PEFT's result is not the one a merge gives, and what was asked for in vain."""
+    text = model.get("text_config")
+    parts = (model, text if isinstance(text, dict) else {})
+    tied = all(part.get("tie_word_embeddings", True) is not False for part in parts)
+    words = [m for m in ranks if m.is_embedding and not m.path.endswith(_NOT_WORDS)]
+    if tied and words:
+        yield (
+            f"the head may be tied to {quoted(words[0].tensor)}: "
+            "PEFT then changes it only in merge_and_unload()"
+        )
+    if form.rank is not None and max(ranks.values()) < form.rank:
+        yield f"no module has more than rank {max(ranks.values())}: none can, or none needs it"
 
 
 def _base_of(plan: Plan) -> str | None:

@@ -30,6 +30,7 @@ class AdapterReport:
     plan: Plan
     residuals: tuple[Residual, ...]  # of each tensor the adapter has, in the plan's order
     left_out: tuple[Residual, ...]  # tensors that change, and that no adapter can hold
+    notes: tuple[str, ...]  # what a user should know, a sentence each
     bytes_read: int  # [bytes]
     bytes_written: int  # [bytes]
     seconds: float
@@ -63,7 +64,7 @@ class AdapterReport:
             names = listed([quoted(found.name) for found in self.left_out[:_SHOWN]], "or")
             lines.append(f"note: {count} changed that no adapter can hold, like {names}")
             lines.append(f"      without them the residual is {_share(self._of_modules)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     __repr__ = __str__
 
@@ -80,6 +81,7 @@ class AdapterReport:
                 for found in self.residuals
             },
             "left_out": [found.name for found in self.left_out],
+            "notes": list(self.notes),
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
             "seconds": self.seconds,

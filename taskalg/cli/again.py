@@ -51,7 +51,7 @@ def verify(out: str, where: dict[str, Any], sample: str | None, as_json: bool, q
 @click.argument("out", metavar="OUT")
 @locations
 @click.option("-o", "new", required=True, metavar="NEW", help="The folder to write.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@click.option("--overwrite", is_flag=True, help="Replace the model that is there.")
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress, no report.")
 def rerun(

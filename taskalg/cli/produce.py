@@ -27,7 +27,7 @@ _RUNNING = ("engine", "on_overflow", "strict", "overwrite", "hash")
 @click.option("--engine", default="auto", metavar="ENGINE", help="auto, cpu or reference.")
 @click.option("--on-overflow", type=click.Choice(["error", "warn"]), default="error")
 @click.option("--strict", is_flag=True, help="Integer tensors that differ are an error.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@click.option("--overwrite", is_flag=True, help="Replace the model that is there.")
 @click.option("--hash", is_flag=True, help="Record the SHA-256 of every file read and written.")
 @click.option("--as-lora", is_flag=True, help="Write a task vector as a LoRA adapter.")
 @click.option("--rank", type=click.IntRange(1), metavar="R", help="Of the adapter's modules.")
@@ -102,7 +102,7 @@ def _rehearse(recipe: Recipe, out: str, as_json: bool, settings: dict[str, Any])
 @allow_pickle
 @click.option("--dtype", metavar="DTYPE", help="Of floating tensors: bf16, f16, f32, …")
 @click.option("--shard-size", default="5GB", metavar="SIZE", help="Of one file [5GB].")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
+@click.option("--overwrite", is_flag=True, help="Replace the model that is there.")
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress, no report.")
 def convert(

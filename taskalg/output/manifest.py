@@ -115,7 +115,7 @@ def read_manifest(out: Path) -> Manifest:
     if not files.exists(path):
         raise CheckpointError(
             f"there is no {MANIFEST_NAME} in {quoted(str(out))}",
-            note="taskalg merge writes it into every output folder",
+            note="taskalg merge writes it into a folder, but not into an adapter's",
             help="give the folder that merge wrote to",
         )
     found = _Object(read_json(path), str(path), "it")

@@ -5,6 +5,7 @@ processor files, and code of their own, and a list of known names loses them.
 """
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, parts_of
+from taskalg.checkpoints.hub.paths import hub_identity
 from taskalg.checkpoints.pipeline import LISTS, listed_folders
 from taskalg.checkpoints.stems import is_weights
 from taskalg.dtypes import FLOATING, DType
@@ -70,6 +72,23 @@ def side_files(donor: Checkpoint, tensors: Sequence[OutputTensor]) -> tuple[Side
         if (side_file := _take(donor.folder, name)) is not None
     ]
     return tuple(found)
+
+
+def linked_from_outside(donor: Checkpoint) -> list[str]:
+    """Return the side files that are links out of the donor's folder, and so may be anyone's.
+
+    The Hub's cache is made of links to its blobs; those are the model's own.
+    """
+    if donor.folder is None or hub_identity(str(donor.folder)) is not None:
+        return []
+    root = Path(os.path.realpath(donor.folder))
+    listed = listed_folders(donor.folder, files.list_folder(donor.folder))
+    return [
+        name
+        for folder in dict.fromkeys(("", *listed))
+        for name in _names(donor.folder, folder)
+        if root not in Path(os.path.realpath(donor.folder / name)).parents
+    ]
 
 
 def list_of_parts(donor: Checkpoint) -> tuple[SideFile, ...]:

@@ -143,6 +143,8 @@ class Resolver:
         """
         if checkpoint is None or not checkpoint.is_sparse:
             return False
+        if self._base is not None and reference in self._base.terms:
+            return False  # it is the base itself, which `_against` refuses
         known = reference.base is not None or self._base is not None
         return known or bool(checkpoint.whole)
 

@@ -21,7 +21,13 @@ from taskalg.planning.donor import opened
 from taskalg.planning.plan import Plan, Step
 from taskalg.remarks import remarks, warnings
 from taskalg.running.blocks import cut
-from taskalg.running.provenance import Record, generated_files, make_manifest, stored_outputs
+from taskalg.running.provenance import (
+    Record,
+    generated_files,
+    make_manifest,
+    stored_outputs,
+    unsure,
+)
 from taskalg.running.report import Report
 from taskalg.running.sinks import FileSink
 from taskalg.running.stream import Pass, Progress, Settings
@@ -76,7 +82,7 @@ def execute(
         skipped = sum(staged.done)
         run.run(blocks, FileSink(staged.files, staged.wrote), threads, skipped=skipped)
         if record is not None:
-            outputs = stored_outputs(layouts, staged.digests() if record.hashed else {})
+            outputs = stored_outputs(layouts, staged.digests() if record.hashed else {}, record)
             for made in generated_files(replace(manifest, outputs=outputs), sides):
                 staged.add(made)
         staged.publish()
@@ -91,7 +97,7 @@ def execute(
         seconds=seconds,
         peak_memory=peak_memory(),
         tally=run.tally,
-        notes=(*(text for _, text in remarks(plan)), *run.notes(), *warned, *_resumed(skipped)),
+        notes=(*_told(plan), *run.notes(), *warned, *_resumed(skipped), *unsure(record)),
     )
 
 
@@ -126,6 +132,11 @@ def output_side_files(
     if plan.kind is Kind.TASK_VECTOR:
         return list_of_parts(donor)
     return side_files(donor, [tensor for layout in layouts for tensor in layout.tensors])
+
+
+def _told(plan: Plan) -> list[str]:
+    """Return the sentences of a plan's remarks."""
+    return [text for _, text in remarks(plan)]
 
 
 def _resumed(skipped: int) -> tuple[str, ...]:

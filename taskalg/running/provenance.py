@@ -15,7 +15,7 @@ from taskalg.algebra.weighted_sum import WeightedSum
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.coefficients import coefficients_json
 from taskalg.compiler import default_name
-from taskalg.errors import Source
+from taskalg.errors import Source, VerificationError, quoted
 from taskalg.expression import Written
 from taskalg.output.card import card, stated_license
 from taskalg.output.digests import header_sha256, sha256_of
@@ -50,10 +50,14 @@ def generated_files(manifest: Manifest, side_files: Sequence[SideFile]) -> list[
 
 
 def stored_outputs(
-    layouts: Sequence[ShardLayout], sha256: Mapping[str, str]
+    layouts: Sequence[ShardLayout], sha256: Mapping[str, str], record: Record
 ) -> tuple[StoredFile, ...]:
-    """Describe the files of an output; digests of whole files are given by name, if at all."""
-    return tuple(
+    """Describe the files of an output; digests of whole files are given by name, if at all.
+
+    Raises:
+        VerificationError: they are to be those of a manifest, and are others.
+    """
+    found = tuple(
         StoredFile(
             layout.name,
             layout.size,
@@ -62,6 +66,35 @@ def stored_outputs(
         )
         for layout in layouts
     )
+    if record.repeated is not None:
+        _check_repeated(record.repeated, found)
+    return found
+
+
+def _check_repeated(repeated: Manifest, outputs: Sequence[StoredFile]) -> None:
+    """Hold files against those that are to be made again, as far as a manifest knows them."""
+    expected = {one.name: one for one in repeated.outputs}
+    for one in outputs:
+        known = expected.pop(one.name, None)
+        if known is None or replace(one, sha256=known.sha256) != known:
+            raise VerificationError(
+                f"{quoted(one.name)} would not be what {MANIFEST_NAME} says",
+                note="its size or header is another, so the manifest was changed",
+            )
+        if None not in (one.sha256, known.sha256) and one.sha256 != known.sha256:
+            raise VerificationError(
+                f"{quoted(one.name)} would not be what {MANIFEST_NAME} says",
+                note="its SHA-256 is another: an input has changed, or the manifest",
+            )
+    if expected:
+        raise VerificationError(f"{MANIFEST_NAME} lists {quoted(min(expected))}, which is not made")
+
+
+def unsure(record: Record | None) -> tuple[str, ...]:
+    """Say what of a result that was made again could not be compared."""
+    if record is None or record.repeated is None or record.hashed:
+        return ()
+    return (f"{MANIFEST_NAME} has no SHA-256: sizes and headers are the same, that is all known",)
 
 
 def make_manifest(
