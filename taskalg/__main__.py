@@ -5,6 +5,7 @@ import os
 import sys
 
 from taskalg.cli.main import main
+from taskalg.errors import OutputError
 
 
 def run() -> None:
@@ -18,6 +19,9 @@ def run() -> None:
         main(prog_name="taskalg")
     except SystemExit as stop:
         code = stop.code
+    except OSError as error:  # help that cannot be printed; commands tell it themselves
+        code = OutputError.exit_code
+        os.write(2, f"cannot print: {error.strerror}\n".encode())
     try:
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):

@@ -16,7 +16,14 @@ from taskalg.algebra.operators import BUILTINS
 from taskalg.algebra.simplify import Environment, simplify
 from taskalg.algebra.weighted_sum import Reference, Sort, Sum, Value, WeightedSum
 from taskalg.checkpoints.memory import called, is_in_memory
-from taskalg.errors import CheckpointError, ExpressionError, Source, UsageError, quoted
+from taskalg.errors import (
+    CheckpointError,
+    ExpressionError,
+    Source,
+    UnknownNameError,
+    UsageError,
+    quoted,
+)
 from taskalg.language.nodes import Definition, Name, Node, Recipe, String, children
 from taskalg.language.parser import parse, parse_expression
 from taskalg.language.recipe import Program, link
@@ -117,9 +124,15 @@ def scalar(text: str, name: str) -> Coefficient:
     """
     source = Source(f"--set {name}", text)
     node = parse_expression(source)
-    value, _ = simplify(link(Recipe((), node, source), builtins=BUILTINS))
+    wrong = ExpressionError(
+        f"{quoted(name)} must be set to a scalar", node.span, help=f"write --set {name}=0.4"
+    )
+    try:
+        value, _ = simplify(link(Recipe((), node, source), builtins=BUILTINS))
+    except UnknownNameError:
+        raise wrong from None
     if not isinstance(value, Coefficient):
-        raise ExpressionError(f"{quoted(name)} must be set to a scalar", node.span)
+        raise wrong
     return value
 
 

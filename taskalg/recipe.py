@@ -56,12 +56,11 @@ class Recipe(Expression):
             raise UsageError("rows is 'all' or 'common'", note=f"found {rows!r}")
         chosen = None if dtype is None else floating_dtype(dtype)
         choices = Choices(donor, chosen, allow_partial, only_shared, rows)
-        undeclared = [o.name for o, _ in self.resolved.terms if o.checkpoint is None]
+        undeclared = [operand for operand, _ in self.resolved.terms if operand.checkpoint is None]
         if undeclared:
-            name = undeclared[0]
-            raise UsageError(
-                f"{name} was declared without a file", help=f"give it one: --model {name}=PATH"
-            )
+            name, option = undeclared[0].name, "--task" if undeclared[0].is_task else "--model"
+            binding = "--base PATH" if name == "base" else f"{option} {name}=PATH"
+            raise UsageError(f"{name} was declared without a file", help=f"give it one: {binding}")
         try:
             return make_plan(self.resolved, choices, self._items)
         except KindError as error:

@@ -320,3 +320,28 @@ def test_a_closed_stderr_is_no_obstacle(folder: Path) -> None:
     command = [sys.executable, "-m", "taskalg", "merge", "base - 0.5*toxic", *FILES, "-o", "out"]
     subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], check=True)
     assert (folder / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_help_that_cannot_be_printed_is_told(folder: Path) -> None:
+    command = f"{sys.executable} -m taskalg --help > /dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (5, "cannot print: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--base", "base.safetensors", "--task", "x"], "--task x=PATH"),
+        (["--base", "base.safetensors", "--model", "x"], "--model x=PATH"),
+    ],
+)
+def test_a_binding_that_lacks_something_says_what(
+    folder: Path, args: list[str], words: str
+) -> None:
+    assert words in run("merge", "base + 0*x", *args, "-o", "out", code=2).stderr
+
+
+def test_a_scalar_that_is_none_is_told(folder: Path) -> None:
+    stderr = run("merge", "base - s*toxic", *FILES, "--set", "s=abc", "-o", "out", code=2).stderr
+    assert "'s' must be set to a scalar" in stderr and "help: write --set s=0.4" in stderr
