@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from taskalg import system
+from taskalg.errors import TaskalgError
 from taskalg.system import Primitives
 
 FIELDS = [field.name for field in dataclasses.fields(Primitives)]
@@ -125,3 +126,19 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Take calls away, as on a platform that lacks them."""
     gone: dict[str, Any] = dict.fromkeys(names)
     monkeypatch.setattr(system, "primitives", dataclasses.replace(system.primitives, **gone))
+
+
+def goes_through(faults: Faults, action: Callable[[], object]) -> bool:
+    """Do something with faults underneath, and tell whether it went through."""
+    with pytest.MonkeyPatch.context() as patch:
+        inject(patch, faults)
+        try:
+            action()
+        except TaskalgError as error:
+            assert error.exit_code in (4, 5)
+            return False
+        except Killed:
+            return False
+        finally:
+            faults.end()
+    return True

@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 
 from taskalg import files
-from taskalg.errors import TaskalgError
 from taskalg.output.journal import Journal
 from taskalg.output.staging import Staging
 from taskalg.planning.plan import Plan
 from tests.bench import common, kill
 from tests.disks import Disk, recorded
-from tests.faults import Faults, Killed, inject, unsynced
+from tests.faults import Faults, Killed, goes_through, unsynced
 from tests.merging import WAYS, fine, inputs, loaded, merge, plan, skipped, tree, visible
 
 OLD, NEW = "base", "base + 0.5*(ft - base)[0:3]"
@@ -74,18 +73,10 @@ class Merge:
 
     def attempt(self, faults: Faults) -> bool:
         """Merge with faults underneath, and tell whether it went through."""
-        with pytest.MonkeyPatch.context() as patch:
-            inject(patch, faults)
-            try:
-                merge(self.plan, self.out, overwrite=self.overwrite, **self.options)
-            except TaskalgError as error:
-                assert error.exit_code in (4, 5)
-                return False
-            except Killed:
-                return False
-            finally:
-                faults.end()
-        return True
+        return goes_through(
+            faults,
+            lambda: merge(self.plan, self.out, overwrite=self.overwrite, **self.options),
+        )
 
     def complete(self) -> bool:
         """Run the command again, and tell whether it went on where the first run had stopped."""

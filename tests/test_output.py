@@ -20,14 +20,14 @@ from taskalg import files, system
 from taskalg.checkpoints.base import Checkpoint, Part
 from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.dtypes import BF16, BY_CODE, F16, F32
-from taskalg.errors import CheckpointError, OutputError, TaskalgError, UsageError
+from taskalg.errors import CheckpointError, OutputError, UsageError
 from taskalg.handles import Handles
 from taskalg.output import layout
 from taskalg.output.layout import OutputTensor, ShardLayout, indexes, lay_out
 from taskalg.output.moves import MOVES_NAME
 from taskalg.output.publish import stage
 from taskalg.output.sidefiles import SideFile, linked_from_outside, side_files
-from tests.faults import FIELDS, Faults, Killed, inject, unsynced
+from tests.faults import FIELDS, Faults, Killed, goes_through, unsynced
 
 INDEX = "model.safetensors.index.json"
 SHARDS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
@@ -47,20 +47,9 @@ def rerun(out: Path, way: str, expected: dict[str, bytes], overwrite: bool) -> N
     assert [p for p in out.parent.rglob("*") if ".taskalg" in p.name] == []
 
 
-def attempt(monkeypatch: pytest.MonkeyPatch, faults: Faults, out: Path, **options: Any) -> bool:
+def attempt(faults: Faults, out: Path, **options: Any) -> bool:
     """Write with faults underneath, and tell whether it went through."""
-    with monkeypatch.context() as context:
-        inject(context, faults)
-        try:
-            write(out, **options)
-        except TaskalgError as error:
-            assert error.exit_code in (4, 5)
-            return False
-        except Killed:
-            return False
-        finally:
-            faults.end()
-    return True
+    return goes_through(faults, lambda: write(out, **options))
 
 
 def expected_tree(tmp_path: Path, way: str) -> dict[str, bytes]:
@@ -412,7 +401,7 @@ def test_folders_above_an_output_are_made_and_removed_when_it_fails(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, out: str
 ) -> None:
     for only in ("pwrite", "open", "replace", "lock"):
-        assert not attempt(monkeypatch, Faults(1, sticky=True, only=(only,)), tmp_path / out)
+        assert not attempt(Faults(1, sticky=True, only=(only,)), tmp_path / out)
         assert list(tmp_path.iterdir()) == [], only
     write(tmp_path / out)
     assert load(tmp_path / out) == CONTENT
@@ -443,18 +432,16 @@ def test_too_little_space_is_told_beforehand(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_one_failing_call_leaves_nothing_or_everything(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str
-) -> None:
+def test_one_failing_call_leaves_nothing_or_everything(tmp_path: Path, way: str) -> None:
     (tmp_path / "expected").mkdir()
     expected = expected_tree(tmp_path, way)
     out = tmp_path / way
     counter = Faults()
-    assert attempt(monkeypatch, counter, out, **WAYS[way])
+    assert attempt(counter, out, **WAYS[way])
     for at in range(1, len(counter.calls) + 1):
         shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
         faults = Faults(at)
-        done = attempt(monkeypatch, faults, out, **WAYS[way])
+        done = attempt(faults, out, **WAYS[way])
         assert faults.failed
         where = (at, faults.calls[at - 1])
         if done:
@@ -469,16 +456,16 @@ def test_one_failing_call_leaves_nothing_or_everything(
 @pytest.mark.parametrize("error", [None, Killed()])
 @pytest.mark.parametrize("way", WAYS)
 def test_after_calls_that_fail_for_good_a_rerun_completes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str, error: Any
+    tmp_path: Path, way: str, error: Any
 ) -> None:
     (tmp_path / "expected").mkdir()
     expected = expected_tree(tmp_path, way)
     out = tmp_path / way
     counter = Faults()
-    assert attempt(monkeypatch, counter, out, **WAYS[way])
+    assert attempt(counter, out, **WAYS[way])
     for at in range(1, len(counter.calls) + 1):
         shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
-        attempt(monkeypatch, Faults(at, sticky=True, error=error), out, **WAYS[way])
+        attempt(Faults(at, sticky=True, error=error), out, **WAYS[way])
         with suppress(CheckpointError):  # when no loader finds a model
             assert load_complete(out)
         rerun(out, way, expected, False)
@@ -493,7 +480,7 @@ def load_complete(out: Path) -> bool:
 @pytest.mark.parametrize("sticky", [False, True])
 @pytest.mark.parametrize("way", ["single", "sharded", "x.safetensors"])
 def test_an_interrupted_overwrite_leaves_the_old_the_new_or_no_model(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str, sticky: bool, error: Any
+    tmp_path: Path, way: str, sticky: bool, error: Any
 ) -> None:
     (tmp_path / "expected").mkdir()
     expected = expected_tree(tmp_path, way)
@@ -510,10 +497,10 @@ def test_an_interrupted_overwrite_leaves_the_old_the_new_or_no_model(
 
     restore()
     counter = Faults()
-    assert attempt(monkeypatch, counter, out, **options)
+    assert attempt(counter, out, **options)
     for at in range(1, len(counter.calls) + 1):
         restore()
-        attempt(monkeypatch, Faults(at, sticky=sticky, error=error), out, **options)
+        attempt(Faults(at, sticky=sticky, error=error), out, **options)
         found = tree(out) if out.exists() else {}
         weights = {k: v for k, v in found.items() if k.startswith("model") or not k}
         both = [

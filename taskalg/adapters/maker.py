@@ -22,7 +22,7 @@ from taskalg.adapters.modules import Module
 from taskalg.adapters.report import Residual
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.dtypes import F32, F64, DType
-from taskalg.engines.base import Bytes, Engine, WeightedSumSpec
+from taskalg.engines.base import Bytes, Engine, conversion
 from taskalg.errors import CheckpointError, OverflowingError, quoted
 from taskalg.machine import available_threads
 from taskalg.output.layout import OutputTensor, lay_out
@@ -180,7 +180,7 @@ class Maker:
         """
         content = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
         result = np.empty(numbers.size * dtype.itemsize, np.uint8)
-        round_all = self._engine.prepare(WeightedSumSpec((Fraction(1),), (F64,), dtype))
+        round_all = conversion(self._engine, F64, dtype)
         if round_all([content], result).overflowed:
             raise OverflowingError(
                 f"the factors of {quoted(step.name)} overflow {dtype}",
@@ -193,8 +193,7 @@ class Maker:
         """Return the numbers of what is stored."""
         dtype = self._form.dtype
         numbers = np.empty(content.size // dtype.itemsize, np.float64)
-        spec = WeightedSumSpec((Fraction(1),), (dtype,), F64)
-        self._engine.prepare(spec)([content], numbers.view(np.uint8))
+        conversion(self._engine, dtype, F64)([content], numbers.view(np.uint8))
         return numbers
 
 

@@ -90,3 +90,8 @@ def exact_integers(coefficients: Sequence[Fraction]) -> tuple[tuple[int, ...], i
     """Write coefficients over their least common denominator: `(11, -4, 3), 10`."""
     denominator = math.lcm(*(c.denominator for c in coefficients))
     return tuple(int(c * denominator) for c in coefficients), denominator
+
+
+def conversion(engine: Engine, source: DType, target: DType) -> Evaluate:
+    """Return a function that rounds numbers of one dtype to another, once: one times them."""
+    return engine.prepare(WeightedSumSpec((Fraction(1),), (source,), target))

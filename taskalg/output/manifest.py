@@ -17,6 +17,7 @@ from taskalg import files
 from taskalg.checkpoints.index import read_json
 from taskalg.dtypes import FLOATING
 from taskalg.errors import CheckpointError, UsageError, quoted
+from taskalg.output.moves import stays_inside
 from taskalg.output.public import is_origin
 
 MANIFEST_NAME = "taskalg.json"
@@ -190,17 +191,12 @@ def _decisions(found: "_Object") -> Decisions:
 
 def _file(found: "_Object") -> StoredFile:
     name = found.text("name")
-    if not _stays_inside(name):
+    if not stays_inside(name):
         raise found.broken(f"the file name {quoted(name)} leads out of the folder")
     digests = [found.text("header_sha256"), found.text_or_none("sha256")]
     if not all(digest is None or _DIGEST.fullmatch(digest) for digest in digests):
         raise found.broken(f"a digest of {quoted(name)} is no SHA-256")
     return StoredFile(name, found.count("size"), digests[0] or "", digests[1])
-
-
-def _stays_inside(name: str) -> bool:
-    odd = any(char in name for char in "\\:\0")
-    return not odd and not {"", ".", ".."} & set(name.split("/"))
 
 
 class _Object:

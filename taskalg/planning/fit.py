@@ -16,7 +16,13 @@ from taskalg.errors import ExpressionError, Span, listed, quoted
 from taskalg.planning.align import Aligned
 from taskalg.planning.coverage import covered, output_tensors
 from taskalg.planning.donor import opened
-from taskalg.planning.mismatch import Misfit, names_differ, nothing_shared, shapes_differ
+from taskalg.planning.mismatch import (
+    Misfit,
+    alike_but_for_rows,
+    names_differ,
+    nothing_shared,
+    shapes_differ,
+)
 from taskalg.planning.resolve import Operand, Resolved
 
 
@@ -108,13 +114,9 @@ def _common_rows(total: Resolved, names: Mapping[str, TensorSpec], table: Table)
     found = {}
     for name, spec in names.items():
         others = [held[index][name] for index in taking_part[table.of[name]]]
-        alike = all(
-            other.shape[1:] == spec.shape[1:]
-            and len(other.shape) == len(spec.shape)
-            and other.dtype.is_floating == spec.dtype.is_floating
-            for other in others
-        )
-        if alike and any(other.shape != spec.shape for other in others):
+        if all(alike_but_for_rows(spec, other) for other in others) and any(
+            other.shape != spec.shape for other in others
+        ):
             found[name] = min(other.shape[0] for other in (spec, *others))
     return found
 

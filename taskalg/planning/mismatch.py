@@ -69,7 +69,7 @@ def shapes_differ(aligned: Aligned, misfits: Sequence[Misfit]) -> MismatchError:
         f"{count:,} of {total:,} tensors differ; "
         f'leave them out with a selector, as in toxic[~"{_pattern(first)}"]'
     )
-    if all(_rows_only(misfit) for misfit in misfits):
+    if all(alike_but_for_rows(misfit.donor, misfit.other) for misfit in misfits):
         help = "--rows common combines the rows that all have and keeps the donor's others"
     return MismatchError(
         f"tensor {quoted(first)} does not fit",
@@ -111,8 +111,8 @@ def _prefix(aligned: Aligned) -> tuple[str, str | None]:
     return "", None
 
 
-def _rows_only(misfit: Misfit) -> bool:
-    a, b = misfit.donor, misfit.other
+def alike_but_for_rows(a: TensorSpec, b: TensorSpec) -> bool:
+    """Tell whether two tensors could be combined if their numbers of rows agreed."""
     alike = len(a.shape) == len(b.shape) > 0 and a.shape[1:] == b.shape[1:]
     return alike and a.dtype.is_floating == b.dtype.is_floating
 

@@ -7,7 +7,6 @@ thread that first needs them, shared by all, and dropped after the tensor's last
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from taskalg import files
 from taskalg.checkpoints.base import Checkpoint, LowRank, Shard, TensorSpec, open_shard
 from taskalg.dtypes import F64, DType
-from taskalg.engines.base import Bytes, Engine, Evaluate, Factors, Multiply, WeightedSumSpec
+from taskalg.engines.base import Bytes, Engine, Evaluate, Factors, Multiply, conversion
 from taskalg.handles import INPUTS, Handles
 from taskalg.running.blocks import Piece
 from taskalg.running.sinks import Sink
@@ -149,8 +148,7 @@ class Inputs:
     def _decoded(self, operand: int, spec: TensorSpec) -> NDArray[np.float64]:
         """Return a stored tensor's numbers, exactly: one times them, as the engine has it."""
         if spec.dtype not in self._decoders:
-            one = WeightedSumSpec((Fraction(1),), (spec.dtype,), F64)
-            self._decoders[spec.dtype] = self._engine.prepare(one)
+            self._decoders[spec.dtype] = conversion(self._engine, spec.dtype, F64)
         numbers = np.empty(spec.nbytes // spec.dtype.itemsize, np.float64)
         content = self.whole(operand, spec)
         self._decoders[spec.dtype]([content], numbers.view(np.uint8))

@@ -31,9 +31,9 @@ _COPY = 64 << 20  # bytes copied between two looks at whether to stop
 class Progress:
     """How far a run is."""
 
-    done: int  # bytes read and written so far, or downloaded
+    done: int  # bytes read and written so far, downloaded, or factorized
     total: int  # bytes that will be
-    doing: str = "merging"  # or "downloading", which comes first
+    doing: str = "merging"  # or "downloading", which comes first; or "factorizing", for adapters
 
 
 @dataclass(frozen=True)
@@ -224,9 +224,7 @@ class Pass:
             OverflowingError: one overflows, and that is an error.
         """
         width, start = combination.output.itemsize, 0
-        others = sum(
-            step.nbytes for step in block.steps[1:]
-        )  # whole; of the first it may be a part
+        others = sum(step.nbytes for step in block.steps[1:])  # whole; the first may be a part
         for step in block.steps:
             end = start + (step.nbytes if start else block.nbytes - others) // width
             parts = [
