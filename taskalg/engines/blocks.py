@@ -4,13 +4,17 @@ The slower kernels work on sub-blocks of binary64 numbers and leave what a dtype
 so that one compiled kernel serves every combination. Every value that is decoded is exact.
 """
 
+import math
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from taskalg.dtypes import BF16, F64, DType
 from taskalg.engines.cache import inlined
-from taskalg.engines.formats import Target
+from taskalg.engines.formats import Target, decode_exponent, source
 from taskalg.engines.instructions import bits, load, magnitude, number, store, widen
 
 # Elements: measured best of 256 … 4096 on Zen 4; eight bf16 inputs of it fill half a level-1 cache.
@@ -30,6 +34,24 @@ class Inputs(NamedTuple):
     masks: NDArray[np.uint64]
     scales: NDArray[np.float64]  # the power of two that decoding leaves
     limits: NDArray[np.float64]  # from here on a decoded magnitude is no number of its dtype
+
+
+def layout(dtypes: Sequence[DType]) -> Inputs:
+    """Return what the kernels want to know of inputs, all but their addresses."""
+    decodings = [source(BF16 if dtype == F64 else dtype) for dtype in dtypes]
+    return Inputs(
+        addresses=np.empty(0, np.int64),
+        itemsizes=np.array([dtype.itemsize for dtype in dtypes]),
+        shifts=np.array([decoding.shift for decoding in decodings]),
+        masks=np.array([decoding.mask for decoding in decodings]),
+        scales=np.array([2.0 ** decode_exponent(dtype) for dtype in dtypes]),
+        limits=np.array([_limit(dtype) for dtype in dtypes]),
+    )
+
+
+def _limit(dtype: DType) -> float:
+    step = Fraction(2) ** (dtype.high - dtype.precision + 1)
+    return math.inf if dtype == F64 else float(dtype.largest + step)
 
 
 class Output(NamedTuple):
