@@ -1,8 +1,9 @@
 """What an engine is: exact coefficients and dtypes in, a function over blocks of bytes out.
 
-An engine never sees a file, a tensor's name or a thread pool. `prepare` is called once for every
-combination of coefficients and dtypes in a plan; what it returns is called for every block, from
-several threads at once.
+An engine never sees a file or a tensor's name. `prepare` is called once for every combination of
+coefficients and dtypes in a plan; what it returns is called for every block, from several threads
+at once. Tensors that stay in memory are evaluated over and over instead, all of them in one call:
+`resident` is given their addresses once, and each call only new coefficients.
 """
 
 import math
@@ -57,8 +58,20 @@ class Factors:
     scale: float
 
 
+@dataclass(frozen=True)
+class Group:
+    """Tensors in memory that are alike in their dtypes; whoever makes it keeps their memory."""
+
+    inputs: tuple[DType, ...]  # one for each term
+    output: DType
+    rows: NDArray[np.int64]  # `(n,)`, which row of coefficients each tensor has
+    addresses: NDArray[np.int64]  # `(n, terms + 1)`, of first elements: the inputs', the output's
+    counts: NDArray[np.int64]  # `(n,)` [elements]
+
+
 Evaluate = Callable[[Sequence[Bytes], Bytes], Tally]
 Multiply = Callable[[int, Bytes], None]
+Resident = Callable[[Sequence[Sequence[Fraction]]], Tally]
 
 
 class Engine(Protocol):
@@ -82,6 +95,22 @@ class Engine(Protocol):
         bytes, aligned, that it fills with binary64 numbers. Each is the sum over k, ascending, of
         `left[i, k] * right[k, j]`, by fused multiply-adds that start from the first product, times
         `scale`; every step is rounded to binary64. It may be called from several threads at once.
+        """
+        ...
+
+    def resident(self, group: Group, *, threads: int | None = None) -> Resident:
+        """Return a function that evaluates tensors where they are, as often as it is called.
+
+        The function takes coefficients by row, one for each term: `rows[group.rows[i]]` is tensor
+        i's. A zero removes its term, whose memory is then not read, and a row of zeros writes
+        zeros; one times an input of the output's dtype is a copy, of which nothing is counted. New
+        coefficients neither build anything anew nor, but for the number of terms, compile. All has
+        been written when it returns; a call from a second thread waits for that of the first.
+
+        Args:
+            group: where the tensors are. An output may be the very memory of inputs, element for
+                element, and must not overlap any other way. All of it must outlive the function.
+            threads: by default the smaller of 8 and what this process may use; not for a GPU.
         """
         ...
 

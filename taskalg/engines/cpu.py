@@ -15,16 +15,26 @@ from functools import cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from taskalg.dtypes import BF16, F64, DType
+from taskalg.dtypes import F64, DType
 from taskalg.engines import low_rank
-from taskalg.engines.base import Bytes, Evaluate, Factors, Multiply, Tally, WeightedSumSpec
-from taskalg.engines.blocks import SUB_BLOCK, Inputs, Output
+from taskalg.engines.base import (
+    Bytes,
+    Evaluate,
+    Factors,
+    Group,
+    Multiply,
+    Resident,
+    Tally,
+    WeightedSumSpec,
+)
+from taskalg.engines.blocks import SUB_BLOCK, Inputs, Output, layout
 from taskalg.engines.cache import specialized
 from taskalg.engines.double_double import double_double
 from taskalg.engines.exact import settle
 from taskalg.engines.formats import BIAS, bias, decode_exponent, quotient, source, target
 from taskalg.engines.kernels import MOST_FUSED, Exactness, fused, mixed
 from taskalg.engines.near import MODERATE, near
+from taskalg.engines.resident import blockwise
 from taskalg.engines.tiers import Scaled, may_be_bounded, scale, tier_note
 from taskalg.engines.weights import double_double_weights, floor_log2
 
@@ -86,6 +96,10 @@ class CpuEngine:
             low_rank.multiply(left, strips, columns, scale, first, output.view(np.float64))
 
         return run
+
+    def resident(self, group: Group, *, threads: int | None = None) -> Resident:
+        """Return a function that evaluates tensors where they are, by threads over blocks."""
+        return blockwise(self, group, threads=threads)
 
 
 def _address(block: Bytes) -> int:
@@ -205,19 +219,5 @@ def _exactness(spec: WeightedSumSpec, scaled: Scaled, zero: int) -> Exactness:
 
 
 def _sources(dtypes: Sequence[DType]) -> Callable[[Sequence[int]], Inputs]:
-    """Lay out inputs as the slower kernels want them, all but their addresses."""
-    decodings = [source(BF16 if dtype == F64 else dtype) for dtype in dtypes]
-    layout = Inputs(
-        addresses=np.empty(0, np.int64),
-        itemsizes=np.array([dtype.itemsize for dtype in dtypes]),
-        shifts=np.array([decoding.shift for decoding in decodings]),
-        masks=np.array([decoding.mask for decoding in decodings]),
-        scales=np.array([2.0 ** decode_exponent(dtype) for dtype in dtypes]),
-        limits=np.array([_limit(dtype) for dtype in dtypes]),
-    )
-    return lambda addresses: layout._replace(addresses=np.array(addresses, np.int64))
-
-
-def _limit(dtype: DType) -> float:
-    step = Fraction(2) ** (dtype.high - dtype.precision + 1)
-    return math.inf if dtype == F64 else float(dtype.largest + step)
+    inputs = layout(dtypes)
+    return lambda addresses: inputs._replace(addresses=np.array(addresses, np.int64))

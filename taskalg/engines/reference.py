@@ -13,7 +13,17 @@ from functools import lru_cache
 import numpy as np
 
 from taskalg.dtypes import DType
-from taskalg.engines.base import Bytes, Evaluate, Factors, Multiply, Tally, WeightedSumSpec
+from taskalg.engines.base import (
+    Bytes,
+    Evaluate,
+    Factors,
+    Group,
+    Multiply,
+    Resident,
+    Tally,
+    WeightedSumSpec,
+)
+from taskalg.engines.resident import blockwise
 
 Element = Fraction | float  # a finite value exactly, or -0.0, inf, -inf, nan
 
@@ -56,6 +66,10 @@ class ReferenceEngine:
                 elements[index] = total * factors.scale
 
         return multiply
+
+    def resident(self, group: Group, *, threads: int | None = None) -> Resident:
+        """Return a function that evaluates tensors where they are, element by element."""
+        return blockwise(self, group, threads=threads)
 
 
 def fused(x: float, y: float, z: float) -> float:
