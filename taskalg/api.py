@@ -6,7 +6,6 @@ Three ways in, one value out: `compile` for text, `checkpoint` and `task` for Py
 import os
 from collections.abc import Mapping
 
-from taskalg.algebra.canonical import coefficient_text
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.operators import FUNCTIONS
 from taskalg.algebra.weighted_sum import Reference, Sort, WeightedSum
@@ -197,7 +196,7 @@ def _call(name: str, *arguments: Recipe | Number) -> Recipe:
 
 def _scalars(bindings: Bindings) -> dict[str, str]:
     values = {name: bindings.values[name] for name in bindings.scalars}
-    return {n: coefficient_text(v) for n, v in values.items() if isinstance(v, Coefficient)}
+    return {n: str(v) for n, v in values.items() if isinstance(v, Coefficient)}
 
 
 def _undeclared_task(value: object) -> bool:

@@ -1,10 +1,10 @@
 """A plan's exact coefficients for programs: by checkpoint, and by class of tensors if they vary."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 from taskalg.algebra.canonical import sort_key
+from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.errors import LISTED
 from taskalg.planning.plan import Plan
 
@@ -17,8 +17,8 @@ def coefficients_json(plan: Plan, names: Sequence[str]) -> Any:
         names: what to call its operands.
     """
     parts = [part for _, part in plan.total.terms]
-    if all(part.constant is not None for part in parts):
-        return _row(names, [part.constant or Fraction(0) for part in parts])
+    if not any(part.varies for part in parts):
+        return _row(names, [part.number for part in parts])
     members = members_by_class(plan)
     return [
         {
@@ -31,8 +31,10 @@ def coefficients_json(plan: Plan, names: Sequence[str]) -> Any:
     ]
 
 
-def fraction_text(value: Fraction) -> str:
-    """Print a coefficient for a program: always "p/q"."""
+def fraction_text(value: Number) -> str:
+    """Print a coefficient for a program: always "p/q", but for one that has no value yet."""
+    if isinstance(value, Coefficient):
+        return str(value)
     return f"{value.numerator}/{value.denominator}"
 
 
@@ -44,6 +46,6 @@ def members_by_class(plan: Plan) -> list[list[str]]:
     return members
 
 
-def _row(names: Sequence[str], row: Sequence[Fraction]) -> dict[str, str]:
+def _row(names: Sequence[str], row: Sequence[Number]) -> dict[str, str]:
     pairs = sorted(zip(names, row, strict=True), key=lambda pair: sort_key(pair[0], None))
     return {name: fraction_text(value) for name, value in pairs if value}

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskalg.algebra.canonical import coefficient_text
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.kinds import Kind
-from taskalg.algebra.rationals import decimal_text
 from taskalg.coefficients import coefficients_json, members_by_class
 from taskalg.dtypes import F64
 from taskalg.engines.base import WeightedSumSpec
@@ -168,7 +166,7 @@ def _table(plan: Plan) -> str:
 
 
 def _shown(coefficient: Coefficient) -> str:
-    text = coefficient_text(coefficient)
+    text = str(coefficient)
     return text if len(text) <= 40 else "varies"
 
 
@@ -203,7 +201,7 @@ def _sentences(plan: Plan) -> list[str]:
 
 def _classes(plan: Plan) -> str:
     """When coefficients vary: a few example tensors of each class."""
-    if all(part.constant is not None for _, part in plan.total.terms):
+    if not any(part.varies for _, part in plan.total.terms):
         return ""
     names = [printable(usage.operand.called) for usage in plan.usage]
     members = members_by_class(plan)
@@ -212,7 +210,7 @@ def _classes(plan: Plan) -> str:
     for index in classes[:LISTED]:
         row = plan.fit.table.classes[index]
         values = [
-            f"{name} {decimal_text(value)}" for name, value in zip(names, row, strict=True) if value
+            f"{name} {Coefficient(value)}" for name, value in zip(names, row, strict=True) if value
         ]
         examples = listed([quoted(name) for name in members[index][:2]], "or")
         count = _tensors(len(members[index]))
@@ -238,7 +236,7 @@ def _follows_donor(plan: Plan) -> bool:
 
 def _rounding(plan: Plan) -> str:
     specs = [
-        WeightedSumSpec(c.coefficients, c.inputs, c.output)
+        WeightedSumSpec(c.numbers, c.inputs, c.output)
         for c in plan.combinations
         if not c.is_copy and not c.is_zero
     ]

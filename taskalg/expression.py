@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Self
 
-from taskalg.algebra.canonical import coefficient_text
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.proof import find_nonzero
@@ -116,7 +115,7 @@ class Expression(Arithmetic):
 
     def __str__(self) -> str:
         if isinstance(self.value, Coefficient):
-            return coefficient_text(self.value)
+            return str(self.value)
         return str(self.resolved)
 
     def __repr__(self) -> str:

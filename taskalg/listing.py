@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from taskalg.algebra.canonical import coefficient_text
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.operators import OPERATORS
 from taskalg.checkpoints.base import Checkpoint, TensorSpec
@@ -98,7 +97,7 @@ def verification_json(found: Verification) -> dict[str, Any]:
 def check_text(recipe: Recipe, kind: Kind) -> str:
     """Print a kind, the canonical sum, and the files' coefficients."""
     terms = recipe.resolved.terms
-    rows = [(printable(o.called), coefficient_text(part)) for o, part in terms if part]
+    rows = [(printable(o.called), str(part)) for o, part in terms if part]
     cancelled = [operand.called for operand, part in terms if not part]
     lines = [f"{kind!s:<16}{printable(str(recipe.resolved))}", "", *_columns(rows)]
     if cancelled:
@@ -114,7 +113,7 @@ def check_json(recipe: Recipe, kind: Kind) -> dict[str, Any]:
         "kind": str(kind),
         "simplified": str(recipe.resolved),
         "coefficients": {
-            operand.called: coefficient_text(part)
+            operand.called: str(part)
             if part.constant is None
             else fraction_text(part.constant)
             for operand, part in terms

@@ -5,12 +5,11 @@ It is kept per checkpoint: 1.1 of base's file, -0.4 of toxic's. It is printed pe
 is an expression that means the same.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from taskalg.algebra.coefficient import Coefficient, Monomial
-from taskalg.algebra.rationals import decimal_text
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.monomial import join_terms, term_texts
 from taskalg.algebra.weighted_sum import WeightedSum
 
 
@@ -48,7 +47,7 @@ class Canonical(Generic[Leaf]):
             for leaf, part in self.bases[task].scaled(printed[task]).terms.items():
                 printed[leaf] = printed.get(leaf, Coefficient()) + part
         ordered = sorted(printed, key=lambda leaf: sort_key(leaf.name, leaf.path))
-        texts = [t for leaf in ordered for t in _term_texts(printed[leaf], label(leaf))]
+        texts = [t for leaf in ordered for t in term_texts(printed[leaf].parts, label(leaf))]
         return join_terms(texts)
 
     def _outermost_first(self) -> list[Leaf]:
@@ -81,42 +80,3 @@ def label(leaf: Named) -> str:
 def _quoted(text: str) -> str:
     quote = "'" if '"' in text else '"'
     return f"{quote}{text}{quote}"
-
-
-def _term_texts(coefficient: Coefficient, name: str) -> list[str]:
-    """Print each part of a coefficient times a name: `-0.4*toxic[0:16]`."""
-    parts = sorted(coefficient.parts.items(), key=lambda item: _monomial_key(item[0]))
-    return [_times(decimal_text(part), _monomial_text(name, mono)) for mono, part in parts]
-
-
-def _times(number: str, rest: str) -> str:
-    return {"1": rest, "-1": f"-{rest}"}.get(number, f"{number}*{rest}")
-
-
-def _monomial_text(name: str, monomial: Monomial) -> str:
-    ramps = "".join(f"{ramp}*" for ramp in monomial.ramps)
-    return f"{ramps}{name}{''.join(sorted(map(str, monomial.selectors)))}"
-
-
-def _monomial_key(monomial: Monomial) -> tuple[int, int, str]:
-    return (len(monomial.selectors), len(monomial.ramps), _monomial_text("", monomial))
-
-
-def coefficient_text(coefficient: Coefficient) -> str:
-    """Print a coefficient alone, as the plan's table shows it: `1.1`, `1 - ramp(0, 1)[0:4]`."""
-    parts = sorted(coefficient.parts.items(), key=lambda item: _monomial_key(item[0]))
-    texts = []
-    for monomial, part in parts:
-        ramps = "*".join(map(str, monomial.ramps))
-        chosen = "".join(sorted(map(str, monomial.selectors)))
-        number = decimal_text(part)
-        texts.append(_times(number, ramps + chosen) if ramps else number + chosen)
-    return join_terms(texts)
-
-
-def join_terms(texts: Sequence[str]) -> str:
-    """Join signed terms: `["base", "-0.4*toxic"]` becomes `base - 0.4*toxic`."""
-    if not texts:
-        return "0"
-    rest = (f" - {t[1:]}" if t.startswith("-") else f" + {t}" for t in texts[1:])
-    return texts[0] + "".join(rest)

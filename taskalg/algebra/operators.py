@@ -81,10 +81,7 @@ def divide(a: Value, b: Value) -> Value:
     """
     if not isinstance(b, Coefficient):
         raise KindError("'/' needs a scalar on the right", note="found a checkpoint value")
-    divisor = _number(b, "a divisor")
-    if divisor == 0:
-        raise ExpressionError("division by zero")
-    return multiply(a, Coefficient(1 / divisor))
+    return multiply(a, _uniform(b, "a divisor").reciprocal())
 
 
 def negate(a: Value) -> Value:
@@ -94,17 +91,15 @@ def negate(a: Value) -> Value:
 
 def scalar_text(value: Coefficient) -> str:
     """Say what a scalar is, for a message."""
-    if value.constant is None:
-        return "a scalar that depends on the tensor"
-    return f"the scalar {value.constant}"
+    return "a scalar that depends on the tensor" if value.varies else f"the scalar {value.number}"
 
 
-def _number(value: Value, what: str) -> Fraction:
+def _uniform(value: Value, what: str) -> Coefficient:
     if not isinstance(value, Coefficient):
         raise KindError(f"{what} must be a scalar", note="found a checkpoint value")
-    if value.constant is None:
+    if value.varies:
         raise ExpressionError(f"{what} must not depend on the tensor")
-    return value.constant
+    return value
 
 
 def _lerp(values: Sequence[Value]) -> Value:
@@ -124,7 +119,17 @@ def _analogy(values: Sequence[Value]) -> Value:
 
 
 def _ramp(values: Sequence[Value]) -> Value:
-    return ramped(Ramp(tuple(_number(value, "an argument of ramp") for value in values)))
+    bends = [_uniform(value, "an argument of ramp") for value in values]
+    numbers = [bend.constant for bend in bends]
+    if None not in numbers:
+        return ramped(Ramp(tuple(number for number in numbers if number is not None)))
+    parts = [bend * ramped(_unit(index, len(bends))) for index, bend in enumerate(bends)]
+    return sum(parts, Coefficient())
+
+
+def _unit(index: int, count: int) -> Ramp:
+    """Return the ramp that is 1 at one of its values: all ramps are sums of such."""
+    return Ramp(tuple(Fraction(place == index) for place in range(count)))
 
 
 OPERATORS = (

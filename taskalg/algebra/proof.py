@@ -6,6 +6,10 @@ Over places it is piecewise polynomial in depth between the bounds that its rang
 polynomial of degree n that vanishes at n + 1 depths of a piece vanishes on it. `_places` lists
 enough places of every piece; checking those is a proof. Where a piece holds fewer depths than that
 (`x[3:5]` of a stack that also ends at `-2`), all of them are listed.
+
+A scalar that is known only later may be any number, so what stands beside each product of such
+symbols has to be zero on its own. Divisors are multiplied out first. Where that takes too many
+products, what is zero may be taken for something that is not, never the other way round.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +21,7 @@ from math import ceil, floor
 import numpy as np
 from numpy.typing import NDArray
 
-from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.algebra.selectors import Glob, Item, LayerRange, Place, Ramp, Selector
 from taskalg.errors import ExpressionError, listed
 
@@ -38,7 +42,7 @@ class Witness:
     other: tuple[str, ...]  # patterns its name does not match
     layered: bool  # whether its place matters
     place: Place | None
-    values: tuple[Fraction, ...]  # the coefficients there
+    values: tuple[Number, ...]  # the coefficients there
 
     def __str__(self) -> str:
         words = []
@@ -95,7 +99,7 @@ def _nonzero_at(
     selectors: Sequence[Selector],
     columns: dict[Glob, Truth],
     count: int,
-) -> tuple[int, tuple[Fraction, ...]] | None:
+) -> tuple[int, tuple[Number, ...]] | None:
     """Return the first row of the truth table where a coefficient is not zero at `place`."""
     truths = {selector: _truth(selector, place, columns, count) for selector in selectors}
     codes = np.zeros(count, dtype=np.int64)
@@ -103,8 +107,8 @@ def _nonzero_at(
         codes = np.unique(codes * 2 + truth, return_inverse=True)[1]
     for index in sorted(np.unique(codes, return_index=True)[1].tolist()):
         chosen = {selector for selector, truth in truths.items() if truth[index]}
-        values = tuple(_value(coefficient, chosen, place) for coefficient in coefficients)
-        if any(values):
+        values = tuple(part.where(chosen.__contains__, place) for part in coefficients)
+        if any(value and not Coefficient(value).vanishes() for value in values):
             return index, values
     return None
 
@@ -120,16 +124,6 @@ def _truth(
 
     plain = union(selector.plain) if selector.plain else np.ones(count, dtype=bool)
     return plain & ~union(selector.excluded)
-
-
-def _value(coefficient: Coefficient, chosen: set[Selector], place: Place | None) -> Fraction:
-    total = Fraction(0)
-    for monomial, part in coefficient.parts.items():
-        if monomial.selectors <= chosen:
-            for ramp in monomial.ramps:
-                part *= ramp.at(place)
-            total += part
-    return total
 
 
 def _places(ranges: set[LayerRange], ramps: Sequence[Ramp], degree: int) -> Iterator[Place | None]:

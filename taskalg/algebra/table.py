@@ -6,9 +6,8 @@ classes: exact arithmetic is done once for each, not once for each tensor.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
-from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.algebra.selectors import Place, Selector
 
 
@@ -16,7 +15,7 @@ from taskalg.algebra.selectors import Place, Selector
 class Table:
     """Coefficients by tensor."""
 
-    classes: tuple[tuple[Fraction, ...], ...]  # distinct rows, one number for each coefficient
+    classes: tuple[tuple[Number, ...], ...]  # distinct rows, one number for each coefficient
     of: Mapping[str, int]  # tensor name -> index into classes, in the order of the names
 
 
@@ -27,12 +26,12 @@ def tabulate(coefficients: Sequence[Coefficient], places: Mapping[str, Place | N
         coefficients: one for each checkpoint.
         places: every tensor's name and where it stands in its stack.
     """
-    if all(coefficient.constant is not None for coefficient in coefficients):
-        row = tuple(coefficient.constant or Fraction(0) for coefficient in coefficients)
+    if not any(coefficient.varies for coefficient in coefficients):
+        row = tuple(coefficient.number for coefficient in coefficients)
         return Table((row,), dict.fromkeys(places, 0))
     selectors: list[Selector] = list({s: None for c in coefficients for s in c.selectors()})
     ramped = any(True for c in coefficients for _ in c.ramps())
-    rows: dict[tuple[Fraction, ...], int] = {}
+    rows: dict[tuple[Number, ...], int] = {}
     known: dict[tuple[object, ...], int] = {}  # what decides a row -> the row's index
     of: dict[str, int] = {}
     for name, place in places.items():

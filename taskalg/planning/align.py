@@ -166,7 +166,7 @@ class _Aligner:
         if checkpoint.is_sparse or self.donor.is_sparse:
             return NO_TIES  # what an adapter lacks is zero
         names = [*self.donor.tensors, *checkpoint.tensors]
-        at = places(names) if part.constant is None else dict.fromkeys(names)
+        at = places(names) if part.varies else dict.fromkeys(names)
         return find_ties(self.donor, checkpoint, lambda name: bool(part.at(name, at[name])))
 
     def _buffers(

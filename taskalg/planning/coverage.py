@@ -8,14 +8,14 @@ coefficients of its files, and nothing further on needs to know what an adapter 
 from collections.abc import Mapping
 from fractions import Fraction
 
-from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.algebra.selectors import Place
 from taskalg.algebra.table import Table, tabulate
 from taskalg.checkpoints.base import TensorSpec
 from taskalg.planning.donor import opened
 from taskalg.planning.resolve import Resolved
 
-Row = list[Fraction]
+Row = list[Number]
 
 
 def output_tensors(total: Resolved, donor: int) -> Mapping[str, TensorSpec]:
@@ -42,7 +42,7 @@ def covered(total: Resolved, at: Mapping[str, Place | None]) -> Table:
     if not sparse:
         return table
     bases = _bases(total, sparse, at)
-    rows: dict[tuple[Fraction, ...], int] = {}
+    rows: dict[tuple[Number, ...], int] = {}
     known: dict[tuple[object, ...], int] = {}
     of: dict[str, int] = {}
     for name, index in table.of.items():
@@ -75,6 +75,8 @@ def _bases(total: Resolved, sparse: list[int], at: Mapping[str, Place | None]) -
     return found
 
 
-def _subtract(row: Row, factor: Fraction, base: tuple[Fraction, ...]) -> None:
+def _subtract(row: Row, factor: Number, base: tuple[Number, ...]) -> None:
     for column, value in enumerate(base):
-        row[column] -= factor * value
+        if value:
+            product = Coefficient(factor) * Coefficient(value)
+            row[column] = (Coefficient(row[column]) - product).number

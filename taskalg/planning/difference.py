@@ -6,8 +6,8 @@ With headers the real tensor names decide; without, every tensor that could exis
 from collections.abc import Sequence
 from fractions import Fraction
 
+from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.algebra.proof import find_nonzero
-from taskalg.algebra.rationals import decimal_text
 from taskalg.algebra.table import tabulate
 from taskalg.errors import quoted
 from taskalg.planning.resolve import Resolved
@@ -21,11 +21,11 @@ def where_not_zero(rest: Resolved) -> str | None:
         ExpressionError: it cannot be decided without tensor names.
     """
     parts = [part for _, part in rest.terms]
-    varies = any(part.constant is None for part in parts)
+    varies = any(part.varies for part in parts)
     if varies and _all_opened(rest):
         table = tabulate(parts, tensor_places(rest))
         for name, index in table.of.items():
-            if any(table.classes[index]):
+            if not all(Coefficient(value).vanishes() for value in table.classes[index]):
                 return _telling(rest, table.classes[index], quoted(name))
         return None
     witness = find_nonzero(parts)
@@ -43,10 +43,10 @@ def _all_opened(total: Resolved) -> bool:
     return all(operand.checkpoint is not None for operand, _ in total.terms)
 
 
-def _telling(rest: Resolved, row: Sequence[Fraction], where: str | None) -> str:
+def _telling(rest: Resolved, row: Sequence[Number], where: str | None) -> str:
     """Name the first checkpoint whose coefficients differ, by how much, and where."""
     operand, value = next(
         (operand, value) for (operand, _), value in zip(rest.terms, row, strict=True) if value
     )
-    text = f"the coefficients of {operand.called} differ by {decimal_text(value)}"
+    text = f"the coefficients of {operand.called} differ by {Coefficient(value)}"
     return text if where is None else f"{text} on {where}"

@@ -63,9 +63,12 @@ def _named(operands: list[Operand], name: str) -> int:
 
 
 def _largest(operand: Operand, part: Coefficient) -> Fraction | None:
-    """Return the largest coefficient on any of its tensors, None when it is zero on all."""
+    """Return the largest coefficient on any of its tensors, None when it is zero on all.
+
+    One that depends on a symbol counts as 1.
+    """
     if part.constant is not None:
         return part.constant or None
     table = tabulate([part], places(opened(operand).tensors))
-    values = [row[0] for row in table.classes if row[0]]
+    values = [Coefficient(row[0]).constant or Fraction(1) for row in table.classes if row[0]]
     return max(values, default=None)

@@ -52,8 +52,8 @@ def fit(aligned: Aligned, *, only_shared: bool = False, rows: str = "all") -> Fi
     """
     total, donor = aligned.total, aligned.donor
     names = output_tensors(total, donor)
-    constant = all(part.constant is not None for _, part in total.terms)
-    at: Mapping[str, Place | None] = dict.fromkeys(names) if constant else places(names)
+    varies = any(part.varies for _, part in total.terms)
+    at: Mapping[str, Place | None] = places(names) if varies else dict.fromkeys(names)
     table = covered(total, at)
     given = set(aligned.buffers)
     summed = {n: spec for n, spec in names.items() if n not in given} if given else names

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.selectors import Item
 from taskalg.checkpoints.base import TensorSpec
 from taskalg.dtypes import F32, DType
-from taskalg.errors import Span
+from taskalg.errors import Span, UsageError
 from taskalg.planning.align import Aligned, align
 from taskalg.planning.donor import choose_donor, opened
 from taskalg.planning.fit import Fit, check_items, fit, terms_of
@@ -29,10 +29,19 @@ class Combination:
     """What happens to a tensor, without which tensor: steps share it."""
 
     operands: tuple[int, ...]  # indices into the plan's operands, in canonical order
-    coefficients: tuple[Fraction, ...]  # exact, one for each of them, none is zero
+    coefficients: tuple[Number, ...]  # exact, one for each of them, none is zero
     inputs: tuple[DType, ...]  # one for each of them
     output: DType
     is_computed: bool = False  # whether an input is a product, whose bytes are nowhere to copy
+
+    @property
+    def numbers(self) -> tuple[Fraction, ...]:
+        """The coefficients as engines take them.
+
+        Raises:
+            UsageError: one depends on a scalar that has no value yet.
+        """
+        return tuple(number_of(value) for value in self.coefficients)
 
     @property
     def is_copy(self) -> bool:
@@ -234,7 +243,7 @@ class _Planner:
         self,
         spec: TensorSpec,
         operands: list[int],
-        row: tuple[Fraction, ...],
+        row: tuple[Number, ...],
         output: DType,
         rows: range | None = None,
     ) -> None:
@@ -286,6 +295,22 @@ class _Planner:
             Usage(operand, part, tensors[i], read[i], copied[i])
             for i, (operand, part) in enumerate(self.aligned.total.terms)
         )
+
+
+def number_of(value: Number) -> Fraction:
+    """Return a coefficient of a plan as the number it must be by now.
+
+    Raises:
+        UsageError: it depends on a scalar that has no value yet.
+    """
+    if isinstance(value, Fraction):
+        return value
+    name = next(value.symbols()).name
+    raise UsageError(
+        f"{name} has no value",
+        note=f"a coefficient is {value}",
+        help=f"give it one: recipe.bind({name}=0.4)",
+    )
 
 
 def _rows_of(spec: TensorSpec, rows: range) -> TensorSpec:

@@ -6,7 +6,7 @@ With headers the real tensors decide; without them, every tensor that could exis
 from collections.abc import Mapping
 from fractions import Fraction
 
-from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.algebra.kinds import Kind, kind_of
 from taskalg.algebra.proof import find_nonzero
 from taskalg.algebra.rationals import decimal_text
@@ -36,8 +36,8 @@ def tensor_places(total: Resolved) -> dict[str, Place | None]:
 def kind(total: Resolved) -> Kind:
     """Return the kind of a sum."""
     sums = counted_total(total)
-    if sums.constant is not None:
-        return kind_of([sums.constant])
+    if not sums.varies:
+        return kind_of([sums.number])
     if all(operand.checkpoint is not None for operand, _ in total.terms):
         return kind_of(row[0] for row in tabulate([sums], tensor_places(total)).classes)
     if find_nonzero([sums - Coefficient(1)]) is None:
@@ -75,38 +75,42 @@ def check_result(total: Resolved, found: Kind, allow_partial: bool) -> None:
     raise KindError(
         "an expression must be a model or a task vector",
         note=f"{_where(total, sums)}: {_RULE}",
-        help=_help(total, sums.constant),
+        help=_help(total, sums),
     )
 
 
 def _where(total: Resolved, sums: Coefficient) -> str:
     """Say what the coefficients add up to, and on which tensor the rule first breaks."""
-    if sums.constant is not None:
-        return f"the coefficients add up to {decimal_text(sums.constant)}"
+    if not sums.varies:
+        return f"the coefficients add up to {sums}"
     if any(operand.checkpoint is None for operand, _ in total.terms):
         witness = find_nonzero([sums - Coefficient(1)])
         assert witness is not None, "a partial sum is not 1 everywhere"
-        return f"the coefficients add up to {decimal_text(witness.values[0] + 1)} on {witness}"
+        found = Coefficient(witness.values[0]) + Coefficient(1)
+        return f"the coefficients add up to {found} on {witness}"
     by_name = _sums_by_name(sums, tensor_places(total))
     kinds = {name: value for name, value in by_name.items() if value not in (0, 1)}
     name, value = next(iter(kinds.items()), next(iter(by_name.items())))
     if kinds:
-        return f"on {quoted(name)} the coefficients add up to {decimal_text(value)}"
+        return f"on {quoted(name)} the coefficients add up to {Coefficient(value)}"
     other = next(n for n, v in by_name.items() if v != value)
-    first, second = decimal_text(value), decimal_text(by_name[other])
+    first, second = Coefficient(value), Coefficient(by_name[other])
     return f"the coefficients add up to {first} on {quoted(name)} and {second} on {quoted(other)}"
 
 
-def _sums_by_name(sums: Coefficient, at: Mapping[str, Place | None]) -> dict[str, Fraction]:
+def _sums_by_name(sums: Coefficient, at: Mapping[str, Place | None]) -> dict[str, Number]:
     table = tabulate([sums], at)
     return {name: table.classes[index][0] for name, index in table.of.items()}
 
 
-def _help(total: Resolved, value: Fraction | None) -> str:
+def _help(total: Resolved, sums: Coefficient) -> str:
     base = next((operand for operand, _ in total.terms if operand.name == "base"), None)
     allow = "--allow-partial writes it all the same"
-    if value is None:
+    value = sums.constant
+    if sums.varies:
         return f"select a difference, as in base + (ft - base)[…]; {allow}"
+    if value is None:
+        return f"divide by ({sums}) to average, or add differences: base + …*(ft - base)"
     for operand, part in total.terms:
         if operand.is_task and part.constant and value + part.constant in (0, 1):
             name = operand.name
