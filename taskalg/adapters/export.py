@@ -7,7 +7,8 @@ the factors found so far, which are the output.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from taskalg.planning.donor import opened
 from taskalg.planning.plan import Plan
 from taskalg.running.execute import fetched_inputs
 from taskalg.running.provenance import Record, make_manifest
-from taskalg.running.stream import Settings
+from taskalg.running.stream import Pass, Progress, Settings
 
 _NOT_WORDS = ("wpe", "position_embeddings", "token_type_embeddings", "embed_positions")
 _PART = Part("", "adapter_model", may_shard=False)
@@ -76,10 +77,11 @@ def export(
     start = time.perf_counter()
     inputs = fetched_inputs(plan, settings)
     model = _model_config(inputs)
-    maker = Maker(plan, get_engine(engine), inputs, form, settings)
-    kind = model.get("model_type")
-    for step in plan.tensors:
-        maker.take(step, module_of(step, kind if isinstance(kind, str) else None))
+    loaded = get_engine(engine)
+    with Pass(plan, loaded, inputs, replace(settings, progress=None)) as run:
+        run.compare()
+        maker = Maker(run, loaded, form)
+        _take_all(maker, plan, model.get("model_type"), settings.progress)
     if not maker.factors:
         raise KindError("nothing is left for an adapter: no weight of a module changes")
     base = _base_of(plan)
@@ -104,11 +106,23 @@ def export(
         residuals=tuple(maker.residuals),
         left_out=tuple(maker.left_out),
         notes=tuple(_notes(maker.ranks, form, model)),
-        bytes_read=maker.bytes_read,
+        bytes_read=run.bytes_read,
         bytes_written=sum(tensor.nbytes for tensor, _ in tensors.values()),
         seconds=time.perf_counter() - start,
         peak_memory=peak_memory(),
     )
+
+
+def _take_all(
+    maker: Maker, plan: Plan, model_type: object, progress: Callable[[Progress], None] | None
+) -> None:
+    """Have the factors of every tensor made, one after the other."""
+    done, known = 0, model_type if isinstance(model_type, str) else None
+    for step in plan.tensors:
+        maker.take(step, module_of(step, known))
+        done += step.nbytes
+        if progress is not None:
+            progress(Progress(done, plan.bytes_written, "factorizing"))
 
 
 def _architectures(model: Mapping[str, Any]) -> list[str]:

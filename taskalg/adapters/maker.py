@@ -1,7 +1,7 @@
 """Output tensors of a plan, one after the other, to the factors an adapter stores."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -20,17 +20,14 @@ from taskalg.adapters.factorize import (
 )
 from taskalg.adapters.modules import Module
 from taskalg.adapters.report import Residual
-from taskalg.checkpoints.base import Checkpoint
 from taskalg.dtypes import F32, F64, DType
 from taskalg.engines.base import Bytes, Engine, conversion
 from taskalg.errors import CheckpointError, OverflowingError, quoted
-from taskalg.machine import available_threads
-from taskalg.output.layout import OutputTensor, lay_out
-from taskalg.planning.plan import Plan, Step
-from taskalg.running.blocks import cut
-from taskalg.running.reading import Inputs
-from taskalg.running.sinks import ArraySink
-from taskalg.running.stream import Pass, Progress, Settings
+from taskalg.output.layout import OutputTensor
+from taskalg.planning.plan import Step
+from taskalg.running.blocks import cut_steps
+from taskalg.running.sinks import MemorySink
+from taskalg.running.stream import Pass
 
 
 @dataclass(frozen=True)
@@ -50,29 +47,23 @@ def is_factored(step: Step) -> bool:
 class Maker:
     """Makes factors and keeps them.
 
+    Args:
+        run: evaluates tensors and reads their factors.
+        engine: rounds factors.
+        form: what they should be like.
+
     Attributes:
         factors: for each module the bytes of both factors, `b` first.
         residuals: what they leave over.
         left_out: tensors that change and are no module's weight.
-        bytes_read: of tensors, so far.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        engine: Engine,
-        inputs: Sequence[Checkpoint],
-        form: Form,
-        settings: Settings,
-    ) -> None:
+    def __init__(self, run: Pass, engine: Engine, form: Form) -> None:
         self.factors: dict[Module, tuple[Bytes, Bytes]] = {}
         self.ranks: dict[Module, int] = {}
         self.residuals: list[Residual] = []
         self.left_out: list[Residual] = []
-        self.bytes_read = 0
-        self._plan, self._engine, self._inputs = plan, engine, inputs
-        self._form, self._settings = form, settings
-        self._combined = 0  # bytes of the plan's output that were looked at
+        self._run, self._engine, self._form = run, engine, form
 
     def take(self, step: Step, module: Module | None) -> None:
         """Make the factors of one tensor.
@@ -84,10 +75,6 @@ class Maker:
             self._leave_out(step)
         elif step.sources and module is not None:
             self._factorize(step, module)
-        self._combined += step.nbytes
-        if self._settings.progress is not None:
-            total = self._plan.bytes_written
-            self._settings.progress(Progress(self._combined, total, "factorizing"))
 
     def stored(self) -> dict[str, tuple[OutputTensor, Bytes]]:
         """Return what an adapter's file holds, by key."""
@@ -131,37 +118,25 @@ class Maker:
 
     def _joined(self, step: Step, module: Module) -> tuple[Matrix, Matrix]:
         """Put the factors of all terms side by side, coefficients and scales in `b`."""
-        combination = self._plan.combinations[step.combination]
-        inputs = Inputs(self._inputs, self._engine)
+        combination = self._run.plan.combinations[step.combination]
         lefts, rights = [], []
-        try:
-            for index, operand in enumerate(combination.operands):
-                stored = step.sources[index].factors
-                assert stored is not None
-                factors = inputs.factors(operand, stored)
-                left, right = factors.left, factors.right
-                if module.is_turned:
-                    left, right = right.T, left.T
-                coefficient = combination.coefficients[index] * Fraction(factors.scale)
-                lefts.append(left * float(coefficient))
-                rights.append(right)
-        finally:
-            inputs.close()
-        self.bytes_read += inputs.bytes_read
+        for index, operand in enumerate(combination.operands):
+            stored = step.sources[index].factors
+            assert stored is not None
+            factors = self._run.inputs.factors(operand, stored)
+            left, right = factors.left, factors.right
+            if module.is_turned:
+                left, right = right.T, left.T
+            coefficient = combination.numbers[index] * Fraction(factors.scale)
+            lefts.append(left * float(coefficient))
+            rights.append(right)
         return np.concatenate(lefts, axis=1), np.concatenate(rights, axis=0)
 
     def _dense(self, step: Step) -> NDArray[np.float32]:
         """Evaluate one tensor of the plan into memory."""
-        plan = replace(self._plan, steps=(step,))
-        if self.bytes_read:  # copies of tied weights are compared once
-            plan = replace(plan, aligned=replace(plan.aligned, alignments=()))
-        (layout,) = lay_out([OutputTensor(step.name, F32, step.shape, step.nbytes)])
-        array = np.zeros(step.nbytes, np.uint8)
-        threads = self._settings.threads or available_threads()
-        settings = replace(self._settings, progress=None)
-        run = Pass(plan, self._engine, self._inputs, settings)
-        run.run(cut(plan, [layout], threads), ArraySink(array, layout.offsets[0]), threads)
-        self.bytes_read += run.bytes_read
+        array = np.empty(step.nbytes, np.uint8)
+        run = self._run
+        run.stream(cut_steps(run.plan, [step], run.threads), MemorySink([array]))
         numbers = array.view(np.float32)
         _check_finite(step, numbers)
         return numbers

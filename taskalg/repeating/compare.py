@@ -12,7 +12,6 @@ from taskalg import files
 from taskalg.engines.base import Bytes
 from taskalg.handles import OUTPUTS, Handles
 from taskalg.output.layout import ShardLayout
-from taskalg.planning.plan import Plan
 
 _BLOCK = 8 << 20  # bytes compared at once
 
@@ -70,19 +69,13 @@ class ComparingSink:
             files.read_into(source, [expected], start + done)
             self.write(shard, offset + done, expected)
 
+    def zero(self, shard: int, offset: int, nbytes: int) -> None:
+        """Compare the bytes at a place with zeros."""
+        for done in range(0, nbytes, _BLOCK):
+            self.write(shard, offset + done, np.zeros(min(_BLOCK, nbytes - done), np.uint8))
+
     def finished(self, shard: int, offset: int, nbytes: int) -> None:
         """Know already."""
-
-    def zeros(self, plan: Plan) -> None:
-        """Compare what a pass never writes: ranges that are zero in a new file."""
-        for shard, layout in enumerate(self._layouts):
-            places = {t.name: at for t, at in zip(layout.tensors, layout.offsets, strict=True)}
-            for step in plan.steps:
-                if step.name in places and plan.combinations[step.combination].is_zero:
-                    start = places[step.name] + step.first
-                    for done in range(0, step.nbytes, _BLOCK):
-                        nothing = np.zeros(min(_BLOCK, step.nbytes - done), np.uint8)
-                        self.write(shard, start + done, nothing)
 
     def close(self) -> None:
         """Close the output's files."""

@@ -17,7 +17,6 @@ from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.checkpoints.stems import is_weights
 from taskalg.engines.registry import get_engine
 from taskalg.errors import TaskalgError, UsageError, listed, quoted
-from taskalg.machine import available_threads
 from taskalg.output.digests import header_sha256, sha256_of
 from taskalg.output.layout import ShardLayout, indexes
 from taskalg.output.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -204,12 +203,11 @@ def _by_inputs(
     problems = _check_layouts(folder, manifest, layouts)
     if problems:
         return _found(folder, manifest, "inputs", tuple(problems))
-    threads = available_threads()
     sink = ComparingSink(folder, layouts)
     try:
-        run = Pass(plan, get_engine("auto"), fetched_inputs(plan, settings), settings)
-        run.run(sampled(plan, layouts, threads, share, manifest), sink, threads)
-        sink.zeros(plan)
+        with Pass(plan, get_engine("auto"), fetched_inputs(plan, settings), settings) as run:
+            run.compare()
+            run.stream(sampled(plan, layouts, run.threads, share, manifest), sink)
     finally:
         sink.close()
     compared = sink.compared + sum(len(layout.header) for layout in layouts)

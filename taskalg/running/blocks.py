@@ -6,8 +6,9 @@ of the output file, which is the donor's order, so disks see mostly sequential r
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from taskalg.checkpoints.base import LowRank, TensorSpec
 from taskalg.dtypes import F64
@@ -98,33 +99,43 @@ def cut(
         steps.setdefault(step.name, []).append(step)
     for shard, layout in enumerate(layouts):
         first = done[shard] if done else 0
-        blocks = _cut_shard(plan, steps, layout, shard, limits, first)
+        placed = (
+            (step, start + step.first)
+            for tensor, start in zip(layout.tensors, layout.offsets, strict=True)
+            for step in steps[tensor.name]
+        )
+        blocks = _cut_shard(plan, placed, shard, limits, first)
         yield from (block for block in blocks if block.offset + block.nbytes > first)
+
+
+def cut_steps(plan: Plan, steps: Sequence[Step], threads: int) -> Iterator[Block]:
+    """Yield the blocks of some of a plan's steps, whose outputs follow each other from 0 on."""
+    limits = [block_elements(combination, threads) for combination in plan.combinations]
+    starts = accumulate((step.nbytes for step in steps), initial=0)
+    return _cut_shard(plan, zip(steps, starts, strict=False), 0, limits, 0)
 
 
 def _cut_shard(
     plan: Plan,
-    steps: Mapping[str, Sequence[Step]],
-    layout: ShardLayout,
+    placed: Iterable[tuple[Step, int]],
     shard: int,
     limits: Sequence[int],
     first: int,
 ) -> Iterator[Block]:
+    """Yield the blocks of steps that each have their place in one file [bytes]."""
     block: Block | None = None
-    for tensor, start in zip(layout.tensors, layout.offsets, strict=True):
-        for step in steps[tensor.name]:
-            combination = plan.combinations[step.combination]
-            if step.nbytes == 0:
-                continue
-            limit = limits[step.combination] * combination.output.itemsize
-            offset = start + step.first
-            if block is not None and _fits(block, step, offset, limit):
-                _extend(block, step, combination, range(step.nbytes))
-                continue
-            if block is not None:
-                yield block
-            *whole, block = _blocks(step, combination, shard, offset, limit, first)
-            yield from whole
+    for step, offset in placed:
+        combination = plan.combinations[step.combination]
+        if step.nbytes == 0:
+            continue
+        limit = limits[step.combination] * combination.output.itemsize
+        if block is not None and _fits(block, step, offset, limit):
+            _extend(block, step, combination, range(step.nbytes))
+            continue
+        if block is not None:
+            yield block
+        *whole, block = _blocks(step, combination, shard, offset, limit, first)
+        yield from whole
     if block is not None:
         yield block
 

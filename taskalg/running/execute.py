@@ -11,7 +11,7 @@ from taskalg.checkpoints.base import Checkpoint
 from taskalg.checkpoints.hub.fetch import fetched
 from taskalg.engines.base import Engine
 from taskalg.engines.registry import get_engine
-from taskalg.machine import available_threads, peak_memory
+from taskalg.machine import peak_memory
 from taskalg.output.destination import is_file_output
 from taskalg.output.layout import SHARD_SIZE, OutputTensor, ShardLayout, lay_out
 from taskalg.output.publish import stage
@@ -67,7 +67,6 @@ def execute(
     layouts = output_layouts(plan, out, settings.shard_size)
     sides = output_side_files(plan, inputs[plan.donor], out, layouts)
     warned = warnings(plan, out)
-    threads = settings.threads or available_threads()
     key = plan_digest(plan, settings.fail_on_overflow)
     with stage(
         out, layouts, inputs=inputs, overwrite=settings.overwrite, side_files=sides, key=key
@@ -78,9 +77,11 @@ def execute(
             if record is not None:
                 manifest = make_manifest(plan, inputs, record, settings)
         start = time.perf_counter()
-        blocks = cut(plan, layouts, threads, staged.done)
+        blocks = cut(plan, layouts, run.threads, staged.done)
         skipped = sum(staged.done)
-        run.run(blocks, FileSink(staged.files, staged.wrote), threads, skipped=skipped)
+        with run:
+            run.compare()
+            run.stream(blocks, FileSink(staged.files, staged.wrote), skipped=skipped)
         if record is not None:
             outputs = stored_outputs(layouts, staged.digests() if record.hashed else {}, record)
             for made in generated_files(replace(manifest, outputs=outputs), sides):

@@ -3,7 +3,9 @@
 A pass knows shards and offsets, not files, so the same pass that writes an output can compare one.
 """
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Protocol
 
 from taskalg import files
@@ -19,6 +21,9 @@ class Sink(Protocol):
 
     def copy(self, shard: int, offset: int, source: int, start: int, count: int) -> None:
         """Take `count` bytes as they are in the open file `source`, from byte `start` on."""
+
+    def zero(self, shard: int, offset: int, nbytes: int) -> None:
+        """Take `nbytes` zeros."""
 
     def finished(self, shard: int, offset: int, nbytes: int) -> None:
         """Learn that everything in this range has been taken."""
@@ -47,33 +52,51 @@ class FileSink:
         with self._outputs.using(shard) as output:
             files.copy_range(source, start, output, offset, count)
 
+    def zero(self, shard: int, offset: int, nbytes: int) -> None:
+        """Leave them: a new file holds zeros already."""
+
     def finished(self, shard: int, offset: int, nbytes: int) -> None:
         """Pass it on."""
         if self._finished is not None:
             self._finished(shard, offset, nbytes)
 
 
-class ArraySink:
-    """Keeps one tensor in memory.
+class MemorySink:
+    """Keeps tensors in memory.
 
     Args:
-        array: the tensor's bytes, to be filled.
-        start: where it starts in its file [bytes].
+        arrays: the bytes of each, to be filled; in the output one follows the other.
     """
 
-    def __init__(self, array: Bytes, start: int) -> None:
-        self._array, self._start = array, start
+    def __init__(self, arrays: Sequence[Bytes]) -> None:
+        self._arrays = arrays
+        self._starts = list(accumulate((array.size for array in arrays), initial=0))
 
     def write(self, shard: int, offset: int, data: Bytes) -> None:
         """Put bytes at their place."""
-        self._part(offset, data.size)[:] = data
+        start = 0
+        for part in self._parts(offset, data.size):
+            part[:] = data[start : start + part.size]
+            start += part.size
 
     def copy(self, shard: int, offset: int, source: int, start: int, count: int) -> None:
         """Read bytes to their place."""
-        files.read_into(source, [self._part(offset, count)], start)
+        files.read_into(source, [part.data for part in self._parts(offset, count)], start)
+
+    def zero(self, shard: int, offset: int, nbytes: int) -> None:
+        """Put zeros at their place."""
+        for part in self._parts(offset, nbytes):
+            part[:] = 0
 
     def finished(self, shard: int, offset: int, nbytes: int) -> None:
         """Nobody asks."""
 
-    def _part(self, offset: int, count: int) -> Bytes:
-        return self._array[offset - self._start : offset - self._start + count]
+    def _parts(self, offset: int, count: int) -> Iterator[Bytes]:
+        """Yield the arrays' parts that a range covers."""
+        index, end = bisect_right(self._starts, offset) - 1, offset + count
+        while offset < end:
+            start = offset - self._starts[index]
+            part = self._arrays[index][start : start + end - offset]
+            yield part
+            offset += part.size
+            index += 1

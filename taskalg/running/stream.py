@@ -2,13 +2,15 @@
 
 Each reads what a block needs, has the engine sum it in the cache, and writes it at its place: every
 input byte is read once, every output byte written once, and nothing of the size of a tensor is ever
-held. Rejected: separate reader and writer threads, which hand blocks from one core's cache to
-another's.
+held. A pass may take its blocks in several goes, as an output in memory does; kernels and open
+files are kept between them. Rejected: separate reader and writer threads, which hand blocks from
+one core's cache to another's.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from taskalg.algebra.kinds import Kind
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.engines.base import Bytes, Engine, Evaluate, Tally, WeightedSumSpec
 from taskalg.errors import MismatchError, OverflowingError, listed, quoted
+from taskalg.machine import available_threads
 from taskalg.output.layout import SHARD_SIZE
 from taskalg.planning.mismatch import copies_differ
 from taskalg.planning.plan import Combination, Plan
@@ -49,92 +52,67 @@ class Settings:
 
 
 class Pass:
-    """One run over the data: what its threads share."""
+    """One run over the data: what its threads share. Close it, or use it as a context.
+
+    Args:
+        plan: what to evaluate.
+        engine: does it.
+        checkpoints: the plan's, on this machine.
+        settings: how to run.
+
+    Attributes:
+        inputs: where data is read from.
+        threads: how many share the memory of the blocks.
+        tally: what the engine saw so far.
+    """
 
     def __init__(
-        self, plan: Plan, engine: Engine, inputs: Sequence[Checkpoint], settings: Settings
+        self, plan: Plan, engine: Engine, checkpoints: Sequence[Checkpoint], settings: Settings
     ) -> None:
-        self.plan, self.inputs, self.settings = plan, inputs, settings
+        self.plan, self.settings = plan, settings
+        self.inputs = Inputs(checkpoints, engine)
+        self.threads = settings.threads or available_threads()
         self.tally = Tally()
         self.bytes_copied = self.bytes_written = 0
-        self._inputs = Inputs(inputs, engine)
         self._evaluates = [_prepare(engine, combination) for combination in plan.combinations]
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._arena_size = arena_size(plan, self.threads)
         self._failure: BaseException | None = None
         self._overflowed: dict[str, None] = {}  # tensors, in order of discovery
         self._nonfinite: dict[str, None] = {}
         self._different: tuple[str, ...] = ()  # integer tensors
         self._skipped = 0
 
-    def run(self, blocks: Iterator[Block], sink: Sink, threads: int, *, skipped: int = 0) -> None:
-        """Compare what is to be equal, then evaluate all blocks; report progress from this thread.
+    def __enter__(self) -> Self:
+        return self
 
-        Args:
-            blocks: what to do.
-            sink: takes the results.
-            threads: how many do it.
-            skipped: bytes of the output that are there already; progress begins with them.
+    def __exit__(self, *raised: object) -> None:
+        self.inputs.close()
+
+    def compare(self) -> None:
+        """Compare what is to be equal, before anything is evaluated.
 
         Raises:
             MismatchError: copies of a tied weight differ; or integer tensors, and `strict` is set.
+        """
+        self._compare_copies()
+        self._compare_integers()
+
+    def stream(self, blocks: Iterator[Block], sink: Sink, *, skipped: int = 0) -> None:
+        """Evaluate blocks, all or some of the plan's; report progress from this thread.
+
+        Args:
+            blocks: what to do, cut for this pass's threads.
+            sink: takes the results.
+            skipped: bytes of the output that are there already; progress begins with them.
+
+        Raises:
             BaseException: whatever stopped a thread, or what `progress` raised to cancel.
         """
-        self._skipped = skipped
-        try:
-            self._compare_copies()
-            self._compare_integers()
-            self._stream(blocks, sink, threads)
-        finally:
-            self._inputs.close()
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes of tensors read so far, copies included."""
-        return self._inputs.bytes_read + self.bytes_copied
-
-    def notes(self) -> tuple[str, ...]:
-        """Say what a user should know about the result."""
-        found = (
-            (f"integer tensors differ, those of {self._donor()} are taken: ", self._different),
-            (f"not in every checkpoint, {self._without()}: ", self.plan.fit.unshared),
-            (f"not in {self._donor()}, left out: ", self.plan.fit.dropped),
-            ("results overflow in ", sorted(self._overflowed)),
-            ("NaN or Inf in the inputs of ", sorted(self._nonfinite)),
-        )
-        return tuple(words + listed([quoted(n) for n in names]) for words, names in found if names)
-
-    def _compare_copies(self) -> None:
-        for copies in self.plan.aligned.copies:
-            one, other = (Stored(copies.operand, spec) for spec in (copies.one, copies.other))
-            if not self._inputs.equal(one, other):
-                raise copies_differ(self.plan.aligned, copies)
-
-    def _compare_integers(self) -> None:
-        different: dict[str, None] = {}
-        for comparison in self.plan.comparisons:
-            donor = Stored(self.plan.donor, comparison.donor)
-            if not self._inputs.equal(donor, Stored(comparison.operand, comparison.other)):
-                different[comparison.name] = None
-        self._different = tuple(different)
-        if different and self.settings.strict:
-            raise MismatchError(
-                "integer tensors differ between the checkpoints",
-                note=f"they are {listed([quoted(name) for name in different])}",
-                help=f"without --strict those of {self._donor()} are taken",
-            )
-
-    def _without(self) -> str:
-        vector = self.plan.kind is Kind.TASK_VECTOR
-        return "left out" if vector else f"copied from {self._donor()}"
-
-    def _donor(self) -> str:
-        return self.plan.operands[self.plan.donor].called
-
-    def _stream(self, blocks: Iterator[Block], sink: Sink, threads: int) -> None:
+        self._skipped, self._stop = skipped, threading.Event()
         workers = [
-            threading.Thread(target=self._work, args=(blocks, sink, threads), daemon=True)
-            for _ in range(threads)
+            threading.Thread(target=self._work, args=(blocks, sink), daemon=True)
+            for _ in range(self.threads)
         ]
         try:
             for worker in workers:
@@ -152,6 +130,49 @@ class Pass:
             raise self._failure
         self._show_progress()  # all of it; also for a run shorter than a tick
 
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of tensors read so far, copies included."""
+        return self.inputs.bytes_read + self.bytes_copied
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what a user should know about the result."""
+        found = (
+            (f"integer tensors differ, those of {self._donor()} are taken: ", self._different),
+            (f"not in every checkpoint, {self._without()}: ", self.plan.fit.unshared),
+            (f"not in {self._donor()}, left out: ", self.plan.fit.dropped),
+            ("results overflow in ", sorted(self._overflowed)),
+            ("NaN or Inf in the inputs of ", sorted(self._nonfinite)),
+        )
+        return tuple(words + listed([quoted(n) for n in names]) for words, names in found if names)
+
+    def _compare_copies(self) -> None:
+        for copies in self.plan.aligned.copies:
+            one, other = (Stored(copies.operand, spec) for spec in (copies.one, copies.other))
+            if not self.inputs.equal(one, other):
+                raise copies_differ(self.plan.aligned, copies)
+
+    def _compare_integers(self) -> None:
+        different: dict[str, None] = {}
+        for comparison in self.plan.comparisons:
+            donor = Stored(self.plan.donor, comparison.donor)
+            if not self.inputs.equal(donor, Stored(comparison.operand, comparison.other)):
+                different[comparison.name] = None
+        self._different = tuple(different)
+        if different and self.settings.strict:
+            raise MismatchError(
+                "integer tensors differ between the checkpoints",
+                note=f"they are {listed([quoted(name) for name in different])}",
+                help=f"without --strict those of {self._donor()} are taken",
+            )
+
+    def _without(self) -> str:
+        vector = self.plan.kind is Kind.TASK_VECTOR
+        return "left out" if vector else f"copied from {self._donor()}"
+
+    def _donor(self) -> str:
+        return self.plan.operands[self.plan.donor].called
+
     def _show_progress(self) -> None:
         if self.settings.progress is not None:
             total = self.plan.bytes_read + self.plan.bytes_written
@@ -159,9 +180,9 @@ class Pass:
             done = before + self.bytes_read + self.bytes_written
             self.settings.progress(Progress(min(done, total), total))
 
-    def _work(self, blocks: Iterator[Block], sink: Sink, threads: int) -> None:
+    def _work(self, blocks: Iterator[Block], sink: Sink) -> None:
         try:
-            arena = Arena(arena_size(self.plan, threads))
+            arena = Arena(self._arena_size)
             while not self._stop.is_set():
                 with self._lock:
                     block = next(blocks, None)
@@ -170,8 +191,8 @@ class Pass:
                 combination = self.plan.combinations[block.combination]
                 if combination.is_copy:
                     self._copy(block, combination, sink)
-                elif combination.is_zero:  # a new file holds zeros already
-                    self._count_zeros(block)
+                elif combination.is_zero:
+                    self._zero(block, sink)
                 else:
                     self._sum(block, combination, sink, arena)
                 if not self._stop.is_set():  # a copy may have been cut short
@@ -185,10 +206,10 @@ class Pass:
         arena.clear()
         sources = []
         for operand, pieces in zip(combination.operands, block.sources, strict=True):
-            source = self._inputs.in_place(operand, pieces)
+            source = self.inputs.in_place(operand, pieces)
             if source is None:
                 source = arena.take(sum(piece.nbytes for piece in pieces))
-                self._inputs.fill(operand, pieces, source)
+                self.inputs.fill(operand, pieces, source)
             sources.append(source)
         result = arena.take(block.nbytes)
         tally = self._evaluates[block.combination](sources, result)
@@ -207,13 +228,14 @@ class Pass:
                     return
                 count = min(_COPY, piece.nbytes - start)
                 part = Piece(piece.shard, piece.offset + start, count)
-                self._inputs.copy(combination.operands[0], part, sink, block.shard, offset)
+                self.inputs.copy(combination.operands[0], part, sink, block.shard, offset)
                 offset += count
         with self._lock:
             self.bytes_copied += block.nbytes
             self.bytes_written += block.nbytes
 
-    def _count_zeros(self, block: Block) -> None:
+    def _zero(self, block: Block, sink: Sink) -> None:
+        sink.zero(block.shard, block.offset, block.nbytes)
         with self._lock:
             self.bytes_written += block.nbytes
 
@@ -267,7 +289,7 @@ class Arena:
 def _prepare(engine: Engine, combination: Combination) -> Evaluate:
     if combination.is_copy or combination.is_zero:
         return _nothing
-    spec = WeightedSumSpec(combination.coefficients, combination.inputs, combination.output)
+    spec = WeightedSumSpec(combination.numbers, combination.inputs, combination.output)
     evaluate = engine.prepare(spec)
     nothing = np.empty(0, np.uint8)
     evaluate([nothing] * len(spec.inputs), nothing)  # compiles or loads the kernel, once for all
