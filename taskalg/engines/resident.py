@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ _ALIGNMENT = 64  # bytes; one cache line, and the widest vector load
 
 _ONE = (Fraction(1),)
 
-Addresses = NDArray[np.int64]
+Table = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class _Block:
     """Elements that are evaluated at once, by one row of coefficients."""
 
     row: int
-    addresses: Addresses  # `(terms + 1, pieces)`, the output's last
-    counts: Addresses  # `(pieces,)` [elements]
+    addresses: Table  # `(terms + 1, pieces)`, the output's last
+    counts: Table  # `(pieces,)` [elements]
     views: tuple[Bytes, ...]  # of the memory itself, the output's last; none if it is gathered
 
 
@@ -164,11 +165,11 @@ class _Buffers:
 
 @compiled
 def _move(
-    pieces: Addresses,
-    counts: Addresses,
-    buffers: Addresses,
-    sizes: Addresses,
-    chosen: Addresses,
+    pieces: Table,
+    counts: Table,
+    buffers: Table,
+    sizes: Table,
+    chosen: Table,
     inward: bool,
 ) -> None:
     """Copy pieces of the chosen tensors into their buffers, one after the other, or back."""
@@ -205,9 +206,9 @@ def _aligned(nbytes: int) -> Bytes:
     return memory[start : start + nbytes]
 
 
-def _most(nbytes: int, sizes: Sequence[int]) -> int:
+def _most(nbytes: int, sizes: Table) -> int:
     """Return how many elements of all dtypes together take at most that many bytes."""
-    return max(1, nbytes // sum(sizes) // _GRAIN) * _GRAIN
+    return max(1, nbytes // int(sizes.sum()) // _GRAIN) * _GRAIN
 
 
 def _cut(group: Group) -> Iterator[_Block]:
@@ -222,7 +223,7 @@ def _cut(group: Group) -> Iterator[_Block]:
 def _cut_row(group: Group, members: NDArray[np.intp]) -> Iterator[_Block]:
     sizes = np.array([dtype.itemsize for dtype in (*group.inputs, group.output)])
     row, most, few = int(group.rows[members[0]]), _most(_TARGET, sizes), _most(_GATHERED, sizes)
-    gathered: list[tuple[Addresses, int]] = []
+    gathered: list[tuple[Table, int]] = []
     room = few
     for index in members:
         addresses, count = group.addresses[index], int(group.counts[index])
@@ -241,15 +242,16 @@ def _cut_row(group: Group, members: NDArray[np.intp]) -> Iterator[_Block]:
         yield _together(row, gathered)
 
 
-def _in_place(row: int, addresses: Addresses, sizes: NDArray[np.int64], count: int) -> _Block:
+def _in_place(row: int, addresses: Table, sizes: NDArray[np.int64], count: int) -> _Block:
     views = tuple(map(_view, addresses.tolist(), (count * sizes).tolist()))
     return _Block(row, addresses[:, None], np.array([count]), views)
 
 
-def _together(row: int, pieces: Sequence[tuple[Addresses, int]]) -> _Block:
+def _together(row: int, pieces: Sequence[tuple[Table, int]]) -> _Block:
     addresses = np.stack([place for place, _ in pieces], axis=1)
     return _Block(row, addresses, np.array([count for _, count in pieces]), ())
 
 
 def _view(address: int, nbytes: int) -> Bytes:
-    return np.frombuffer((ctypes.c_uint8 * nbytes).from_address(address), np.uint8)
+    memory: Any = (ctypes.c_uint8 * nbytes).from_address(address)
+    return np.frombuffer(memory, np.uint8)
