@@ -6,7 +6,7 @@ share one `Combination`; there are few of those however many tensors there are.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from taskalg.algebra.coefficient import Coefficient, Number
@@ -97,6 +97,7 @@ class Choices:
     allow_partial: bool = False
     only_shared: bool = False
     rows: str = "all"  # or "common", where numbers of rows differ
+    outputs: Mapping[str, DType] = field(default_factory=dict)  # of single tensors, before `dtype`
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class _Planner:
 
     def __init__(self, aligned: Aligned, kind: Kind, choices: Choices, fitted: Fit) -> None:
         self.aligned, self.donor, self.kind = aligned, aligned.donor, kind
-        self.choices, self.dtype, self.fit = choices, choices.dtype, fitted
+        self.choices, self.fit = choices, fitted
         self.tensors = [opened(operand).tensors for operand, _ in aligned.total.terms]
         self.taking_part = [terms_of(row) for row in fitted.table.classes]
         self.rows = [tuple(value for value in row if value) for row in fitted.table.classes]
@@ -203,7 +204,7 @@ class _Planner:
             elif spec.name not in unshared:
                 self._combine(spec)
             elif self.kind is not Kind.TASK_VECTOR:
-                self._add(spec, [self.donor], _AS_IT_IS, self.dtype or self._output(spec, []))
+                self._add(spec, [self.donor], _AS_IT_IS, self._output(spec, []))
         return Plan(
             self.kind,
             self.aligned,
@@ -219,7 +220,7 @@ class _Planner:
         """Combine a tensor; or, where numbers of rows differ, its first ones."""
         index = self.fit.table.of[spec.name]
         operands, row = self.taking_part[index], self.rows[index]
-        output = self.dtype or self._output(spec, operands)
+        output = self._output(spec, operands)
         count = self.fit.rows.get(spec.name)
         if count is None:
             self._add(spec, operands, row, output)
@@ -233,6 +234,9 @@ class _Planner:
 
     def _output(self, spec: TensorSpec, operands: list[int]) -> DType:
         """Follow the donor; a difference of 8 or 16 bit numbers needs more bits than they have."""
+        chosen = self.choices.outputs.get(spec.name, self.choices.dtype)
+        if chosen is not None:
+            return chosen
         if self.kind is not Kind.TASK_VECTOR and spec.factors is None:
             return spec.dtype
         sources = [self.tensors[operand][spec.name] for operand in operands]
