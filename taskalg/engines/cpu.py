@@ -51,6 +51,7 @@ SlowTiers = Callable[[Sequence[Bytes], Bytes, NDArray[np.int64]], Tally]
 
 # what kernels are specialized by; an array, because numba takes 10 [microseconds] to type a class
 _KINDS = {size: np.empty(0, f"u{size}") for size in (1, 2, 4)}
+_ENTRIES: dict[tuple[int, int, int], Callable[..., tuple[int, int]]] = {}  # `fused`, compiled
 _LARGEST = 1000  # exponent of weights in the fused kernel
 _SAFE = 960  # |exponents| up to this leave room for sums and for the lowest bits in binary64
 
@@ -125,32 +126,33 @@ def _fused(spec: WeightedSumSpec, scaled: Scaled) -> FastTier:
     excess = max(0, max(map(abs, scaled.factors)).bit_length() + exponent - _LARGEST)
     weights = tuple(math.ldexp(factor, exponent - excess) for factor in scaled.factors)
     decoding, rounding = source(dtype), target(spec.output)
-    exactness = _exactness(spec, scaled, bias(dtype))
-    how = rounding, quotient(scaled.divisor, -excess, spec.output), exactness
-    entry: list[Callable[..., tuple[int, int]]] = []
+    bounds = exactness(spec, scaled, bias(dtype))
+    how = rounding, quotient(scaled.divisor, -excess, spec.output), bounds
+    types = len(weights), dtype.itemsize, spec.output.itemsize  # what the arguments' types vary by
 
     def run(
         inputs: Sequence[int], output: int, count: int, missed: NDArray[np.int64]
     ) -> tuple[int, int]:
         where = output, output_kind
         arguments = (tuple(inputs), kind, weights, decoding, *where, *how, count, missed)
-        if not entry:  # compiled only when a block is there; twice, by two threads, does no harm
-            entry.append(specialized(fused, arguments))
-        return entry[0](*arguments)
+        entry = _ENTRIES.get(types)
+        if entry is None:  # compiled only when a block is there; twice, by two threads, is no harm
+            entry = _ENTRIES[types] = specialized(fused, arguments)
+        return entry(*arguments)
 
     return run
 
 
 def _mixed(spec: WeightedSumSpec, scaled: Scaled) -> FastTier:
     weights = np.array([math.ldexp(factor, scaled.exponent) for factor in scaled.factors])
-    exactness = _exactness(spec, scaled, BIAS)
+    bounds = exactness(spec, scaled, BIAS)
     rounding, sources = target(spec.output), _sources(spec.inputs)
 
     def run(
         inputs: Sequence[int], output: int, count: int, missed: NDArray[np.int64]
     ) -> tuple[int, int]:
         where = Output(output, spec.output.itemsize, rounding)
-        return mixed(sources(inputs), weights, where, exactness, count, missed)
+        return mixed(sources(inputs), weights, where, bounds, count, missed)
 
     return run
 
@@ -202,7 +204,7 @@ def slow_tiers(spec: WeightedSumSpec, scaled: Scaled) -> SlowTiers:
     return run
 
 
-def _exactness(spec: WeightedSumSpec, scaled: Scaled, zero: int) -> Exactness:
+def exactness(spec: WeightedSumSpec, scaled: Scaled, zero: int) -> Exactness:
     """Put the bounds of tiers.py into exponent fields; `zero` is the field of exponent 0."""
     size = sum(map(abs, scaled.factors))
     # below 2**(e + 1), elements give results of at most size * 2**(e + 1 + exponent) / divisor

@@ -15,6 +15,7 @@ The tuples are NamedTuples because numba passes them to compiled code field by f
 import math
 import struct
 from fractions import Fraction
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +58,7 @@ class Quotient(NamedTuple):
     cap: np.uint32  # binary32 pattern that becomes the output's first that is not finite
 
 
+@cache
 def source(dtype: DType) -> Source:
     """Return the decoding of a dtype of up to 32 bits."""
     fraction = dtype.precision - 1
@@ -94,6 +96,7 @@ def quiet_nan(dtype: DType) -> int:
     return first_not_finite(dtype) | 1 << (dtype.precision - 2)
 
 
+@cache
 def target(dtype: DType) -> Target:
     """Return the rounding to a dtype of up to 32 bits."""
     step = 2.0 ** (dtype.high - dtype.precision + 1)
