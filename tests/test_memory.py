@@ -67,7 +67,7 @@ def test_tensors_are_not_copied_and_not_changed(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in base.items()}
     checkpoint = open_memory(base)
     spec = checkpoint.tensors["w"]
-    assert checkpoint.arrays[spec.shard].ctypes.data == base["w"].data_ptr()
+    assert checkpoint.arrays[spec.shard].address == base["w"].data_ptr()
     merged(tmp_path, base, ft)
     assert all(torch.equal(base[name], before[name]) for name in base)
 
@@ -77,8 +77,8 @@ def test_an_odd_address_is_no_obstacle(rows: int, offset: int) -> None:
     memory = np.arange(rows * 4 * 4 + offset, dtype=np.uint8)
     odd = np.ndarray((rows, 4), np.float32, memory[offset:].data)
     checkpoint = open_memory({"w": odd})
-    assert checkpoint.arrays[0].ctypes.data % 8 == 0
-    assert checkpoint.arrays[0].tobytes() == odd.tobytes()
+    assert checkpoint.arrays[0].address % 8 == 0
+    assert checkpoint.arrays[0].content.tobytes() == odd.tobytes()
 
 
 def test_a_module_is_its_state_dict(tmp_path: Path) -> None:
@@ -119,7 +119,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "a number": ({"epoch": 3}, "'epoch' of <dict> is no tensor but of type int"),
     "complex": ({"w": torch.zeros(2, dtype=torch.complex64)}, "a tensor of dtype torch.complex64"),
     "sparse": ({"w": torch.eye(2).to_sparse()}, "layout sparse_coo"),
-    "elsewhere": ({"w": torch.zeros(2, device="meta")}, "is on the device meta"),
+    "elsewhere": (
+        {"w": torch.zeros(2, device="meta")},
+        "is on the device meta, which holds no numbers",
+    ),
     "lazy": ({"w": torch.nn.UninitializedParameter()}, "cannot be read: Attempted to use an"),
     "without memory": ({"w": cut_off()}, "cannot be read: setStorage"),
     "key": ({3: torch.zeros(2)}, "has the name 3, which is no string"),
@@ -158,7 +161,7 @@ def test_views_are_read_as_what_they_show(case: str) -> None:
     value, plain = VIEWS[case]
     checkpoint = open_memory({"w": value})
     assert checkpoint.tensors["w"].shape == tuple(plain.shape)
-    assert checkpoint.arrays[0].tobytes() == plain.numpy().tobytes()
+    assert checkpoint.arrays[0].content.tobytes() == plain.numpy().tobytes()
 
 
 def test_a_module_with_tied_parameters_and_buffers(tmp_path: Path) -> None:
@@ -184,3 +187,62 @@ def test_a_module_with_tied_parameters_and_buffers(tmp_path: Path) -> None:
 def test_the_name_of_something_in_memory() -> None:
     assert ta.checkpoint(torch.nn.Linear(2, 2)).resolved.terms[0][0].name == "Linear"
     assert ta.checkpoint(Odd(weights(1))).resolved.terms[0][0].path == "<Odd>"
+
+
+# ---- On a device
+
+
+class OnDevice(torch.Tensor):
+    """A tensor that says it is on a device, and refuses what only the host's can do."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda:0")
+
+    def numpy(self, *, force: bool = False) -> Any:
+        raise TypeError("can't convert a tensor on a device to numpy")
+
+
+def on_device(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.as_subclass(OnDevice) for name, value in state.items()}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tensors_on_a_device_give_the_bytes_of_those_on_the_host(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    base, ft = weights(1, dtype), weights(2, dtype)
+    wanted = merged(tmp_path, base, ft)
+    assert merged(tmp_path, on_device(base), ft) == wanted
+    assert merged(tmp_path, on_device(base), on_device(ft)) == wanted
+
+
+def test_a_checkpoint_tells_where_its_tensors_are(tmp_path: Path) -> None:
+    base = weights(1)
+    assert open_memory(base).devices == {"cpu"}
+    assert open_memory(on_device(base)).devices == {"cuda:0"}
+    path = on_disk(tmp_path, "base.safetensors", base)
+    (operand, _), *_ = ta.checkpoint(path, name="x").resolved.terms
+    assert operand.checkpoint is not None and operand.checkpoint.devices == frozenset()
+
+
+def test_an_array_gives_its_tensor_where_it_is() -> None:
+    base = weights(1)
+    for state in (base, on_device(base), {n: v.numpy() for n, v in base.items()}):
+        checkpoint = open_memory(state)
+        flat = checkpoint.arrays[checkpoint.tensors["w"].shard].tensor()
+        assert flat.data_ptr() == base["w"].data_ptr()
+        assert (flat.dtype, tuple(flat.shape)) == (torch.uint8, (4 * 70 * 33,))
+    fixed = np.ones(3, np.float32)
+    fixed.flags.writeable = False
+    flat = open_memory({"w": fixed}).arrays[0].tensor()
+    flat[:] = 0
+    assert fixed.sum() == 3
+
+
+def test_what_is_on_a_device_is_copied_by_range() -> None:
+    (array,) = open_memory(on_device({"w": torch.arange(10, dtype=torch.uint8)})).arrays
+    assert array.view(2, 3) is None
+    into = np.zeros(3, np.uint8)
+    array.read(2, into)
+    assert into.tolist() == [2, 3, 4]

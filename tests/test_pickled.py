@@ -55,7 +55,7 @@ def content(checkpoint: Checkpoint) -> dict[str, tuple[str, tuple[int, ...], byt
     for name, spec in checkpoint.tensors.items():
         data = bytearray(spec.nbytes)
         if checkpoint.arrays:
-            data[:] = checkpoint.arrays[spec.shard].tobytes()
+            data[:] = checkpoint.arrays[spec.shard].content.tobytes()
         else:
             fd = open_shard(checkpoint.shards[spec.shard])
             read_into(fd, [data], spec.offset)

@@ -10,10 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from taskalg import files
+from taskalg.checkpoints.arrays import Array
 from taskalg.dtypes import DType
 from taskalg.errors import CheckpointError, quoted
 from taskalg.files import Fingerprint
@@ -162,7 +160,7 @@ class Checkpoint:
     whole: frozenset[str] = frozenset()  # tensors of a task vector from which the base is not
     # subtracted yet: those an adapter trains beside its factors
     parts: tuple[Part, ...] = (WHOLE_MODEL,)  # in the order of their tensors
-    arrays: tuple[NDArray[np.uint8], ...] = ()  # in memory, in place of shards
+    arrays: tuple[Array, ...] = ()  # in memory, in place of shards
     origin: str | None = None  # where it came from, when that is known: "org/name@commit"
     stripped: str | None = None  # the prefix that the user had dropped from its tensors' names
     notes: tuple[str, ...] = ()  # what a user should know about it, a sentence each
@@ -171,8 +169,13 @@ class Checkpoint:
     def identity(self) -> frozenset[tuple[int, int]]:
         """Devices and inodes of the shards: equal for two paths to the same checkpoint."""
         marks = (shard.fingerprint for shard in self.shards)
-        held = frozenset((-1, array.ctypes.data) for array in self.arrays)
+        held = frozenset((-1, array.address) for array in self.arrays)
         return frozenset((mark.device, mark.inode) for mark in marks) | held
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """Where its tensors are, as torch says: "cpu" for those in host memory; none on disk."""
+        return frozenset(array.device for array in self.arrays)
 
     @property
     def nbytes(self) -> int:

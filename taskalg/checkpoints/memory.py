@@ -1,15 +1,15 @@
 """State dicts and modules in memory: each tensor's bytes become an array that is read in place.
 
 Nothing here imports torch: a tensor was made by a torch that is loaded already, and is asked for
-what it can do. Contiguous tensors on the CPU are not copied; one that is not contiguous is.
+what it can do. A contiguous tensor is not copied, on whatever device it is; another one is.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from taskalg.checkpoints.arrays import HOST, Array
 from taskalg.checkpoints.base import Checkpoint, TensorSpec
 from taskalg.checkpoints.quantized import refuse_quantized
 from taskalg.dtypes import FLOATING, INTEGER
@@ -43,7 +43,7 @@ def open_memory(weights: Any) -> Checkpoint:
     """
     path = called(weights)
     state = weights if isinstance(weights, Mapping) else weights.state_dict()
-    arrays: list[NDArray[np.uint8]] = []
+    arrays: list[Array] = []
     tensors: dict[str, TensorSpec] = {}
     for name, value in state.items():
         if not isinstance(name, str):
@@ -60,30 +60,34 @@ def open_memory(weights: Any) -> Checkpoint:
     return Checkpoint(path, None, (), tensors, is_task_vector=False, arrays=tuple(arrays))
 
 
-def _content(path: str, name: str, value: Any) -> NDArray[np.uint8]:
+def _content(path: str, name: str, value: Any) -> Array:
     """Return a tensor's bytes, in place where they lie together."""
     if not isinstance(value, np.ndarray | np.generic):
         try:
             value = _torch_bytes(path, name, value)
+            if value.device.type != HOST:
+                return Array(str(value.device), value.data_ptr(), value)
+            value = value.numpy()
         except (RuntimeError, ValueError) as error:  # no storage behind it, or not enough
             reason = str(error).partition("\n")[0].partition(". ")[0]
             raise _unreadable(path, name, f"cannot be read: {reason[:200]}") from None
-    content: NDArray[np.uint8] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+    content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
     if content.ctypes.data % _ALIGNMENT and content.size:
         content = content.copy()
-    return content
+    return Array.on_host(content)
 
 
 def _torch_bytes(path: str, name: str, tensor: Any) -> Any:
     if str(getattr(tensor, "layout", "")) != "torch.strided" or tensor.is_quantized:
         raise _unreadable(path, name, f"is {_described(tensor)}")
-    if tensor.device.type != "cpu":
-        raise _unreadable(path, name, f"is on the device {tensor.device}", "move it with .cpu()")
+    if tensor.device.type == "meta":
+        words = "is on the device meta, which holds no numbers"
+        raise _unreadable(path, name, words, "load the model's weights first")
     import torch
 
     whole = tensor.detach().resolve_neg().contiguous()
     # A dimension of one element may have any stride, and a view of bytes would ask for one of 1.
-    return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy()
+    return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8)
 
 
 def _unreadable(path: str, name: str, words: str, help: str | None = None) -> CheckpointError:

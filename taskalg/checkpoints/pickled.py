@@ -18,9 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from taskalg import files
 from taskalg.checkpoints.archive import (
     ZIP_MAGIC,
@@ -29,6 +26,7 @@ from taskalg.checkpoints.archive import (
     damage,
     read_archive,
 )
+from taskalg.checkpoints.arrays import Array
 from taskalg.checkpoints.base import Checkpoint, Opening, Shard, TensorSpec
 from taskalg.checkpoints.folder import Weights, open_folder
 from taskalg.checkpoints.header import LARGEST_TENSOR, MOST_DIMENSIONS
@@ -102,7 +100,7 @@ class _Loader:
     """Opens pickles of any format by loading all that is in them."""
 
     def __init__(self) -> None:
-        self._arrays: dict[str, NDArray[np.uint8]] = {}  # by tensor
+        self._arrays: dict[str, Array] = {}  # by tensor
 
     def open(self, path: str) -> Checkpoint:
         """Open a file or a folder."""

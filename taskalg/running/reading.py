@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskalg import files
+from taskalg.checkpoints.arrays import Array
 from taskalg.checkpoints.base import Checkpoint, LowRank, Shard, TensorSpec, open_shard
 from taskalg.dtypes import F64, DType
 from taskalg.engines.base import Bytes, Engine, Evaluate, Factors, Multiply, conversion
@@ -53,15 +54,15 @@ class Inputs:
 
     def in_place(self, operand: int, pieces: Sequence[Piece]) -> Bytes | None:
         """Return what lies together in memory without copying it; None when it does not."""
-        found = self._view(operand, pieces[0]) if len(pieces) == 1 else None
+        array = self._array(operand, pieces[0]) if len(pieces) == 1 else None
+        found = None if array is None else array.view(pieces[0].offset, pieces[0].nbytes)
         self._count(0 if found is None else found.size)
         return found
 
-    def _view(self, operand: int, piece: Piece) -> Bytes | None:
+    def _array(self, operand: int, piece: Piece) -> Array | None:
+        """Return the array in memory that holds a piece; None when it is in a file, or computed."""
         arrays = self._checkpoints[operand].arrays
-        if not arrays or piece.product is not None:
-            return None
-        return arrays[piece.shard][piece.offset : piece.offset + piece.nbytes]
+        return arrays[piece.shard] if arrays and piece.product is None else None
 
     def fill(self, operand: int, pieces: Sequence[Piece], into: Bytes) -> None:
         """Put pieces into a buffer, one after the other."""
@@ -71,11 +72,11 @@ class Inputs:
         for piece in pieces:
             part = into[start : start + piece.nbytes]
             start += piece.nbytes
-            view = self._view(operand, piece)
+            array = self._array(operand, piece)
             if piece.product is not None:
                 self._multiply(operand, piece, piece.product, part)
-            elif view is not None:
-                part[:] = view
+            elif array is not None:
+                array.read(piece.offset, part)
             else:
                 ranges.setdefault(piece.shard, []).append((piece.offset, part.data))
         for shard, wanted in ranges.items():
@@ -102,9 +103,13 @@ class Inputs:
 
     def copy(self, operand: int, piece: Piece, sink: Sink, shard: int, offset: int) -> None:
         """Give a stored piece to a sink as it is."""
-        view = self._view(operand, piece)
-        if view is not None:
-            sink.write(shard, offset, view)
+        array = self._array(operand, piece)
+        if array is not None:
+            found = array.view(piece.offset, piece.nbytes)
+            if found is None:
+                found = np.empty(piece.nbytes, np.uint8)
+                array.read(piece.offset, found)
+            sink.write(shard, offset, found)
             return
         with self._files.using(self._checkpoints[operand].shards[piece.shard]) as fd:
             sink.copy(shard, offset, fd, piece.offset, piece.nbytes)
