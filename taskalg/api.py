@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.operators import FUNCTIONS
-from taskalg.algebra.weighted_sum import Reference, Sort, WeightedSum
+from taskalg.algebra.weighted_sum import Sort, WeightedSum
 from taskalg.checkpoints.base import Opening
 from taskalg.compiler import (
     Bindings,
@@ -79,19 +79,9 @@ def build(
         ExpressionError: something is wrong in a text.
         UsageError: there is no expression, or a scalar was set that nothing uses.
     """
-    compiled = compile_text(expression, recipe, bindings, free=free)
-    values = compiled.environment.values
-    base = values.get("base")
-    if base is None and any(_undeclared_task(value) for value in values.values()):
-        base = WeightedSum({Reference(None, "checkpoint", "base"): Coefficient(1)})
-    return Recipe(
-        compiled.value,
-        base=base,
-        items=compiled.environment.items,
-        expression=compiled.expression,
-        written=Written(recipe, expression, _scalars(bindings)),
-        opening=opening,
-    )
+    evaluation = compile_text(expression, recipe, bindings, free=free)
+    written = Written(recipe, expression, _scalars(bindings))
+    return Recipe.of_program(evaluation, written=written, opening=opening)
 
 
 def checkpoint(
@@ -197,10 +187,3 @@ def _call(name: str, *arguments: Recipe | Number) -> Recipe:
 def _scalars(bindings: Bindings) -> dict[str, str]:
     values = {name: bindings.values[name] for name in bindings.scalars}
     return {n: str(v) for n, v in values.items() if isinstance(v, Coefficient)}
-
-
-def _undeclared_task(value: object) -> bool:
-    """Tell whether a value is a task that was declared without a file."""
-    if not isinstance(value, WeightedSum):
-        return False
-    return any(r.sort == "task" and r.path is None for r in value.terms)

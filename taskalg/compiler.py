@@ -12,8 +12,9 @@ from typing import Any, cast
 
 from taskalg import files
 from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.evaluation import Evaluation, evaluate
 from taskalg.algebra.operators import BUILTINS
-from taskalg.algebra.simplify import Environment, simplify
+from taskalg.algebra.simplify import simplify
 from taskalg.algebra.weighted_sum import Reference, Sort, Sum, Value, WeightedSum
 from taskalg.checkpoints.memory import called, is_in_memory
 from taskalg.errors import (
@@ -24,7 +25,7 @@ from taskalg.errors import (
     UsageError,
     quoted,
 )
-from taskalg.language.nodes import Definition, Name, Node, Recipe, String, children
+from taskalg.language.nodes import Definition, Name, Node, Recipe, String, walk
 from taskalg.language.parser import parse, parse_expression
 from taskalg.language.recipe import Program, link
 from taskalg.system import AnyPath
@@ -39,15 +40,6 @@ class Bindings:
 
     values: Mapping[str, Value] = field(default_factory=dict)
     scalars: frozenset[str] = frozenset()  # those that were set, and so must be used
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A program's value and what it left behind."""
-
-    value: Value
-    environment: Environment
-    expression: Node  # what the value is of
 
 
 def bind(
@@ -142,7 +134,7 @@ def compile_text(
     bindings: Bindings,
     *,
     free: bool = False,
-) -> Compiled:
+) -> Evaluation:
     """Evaluate an expression, a recipe, or an expression in a recipe's names.
 
     Args:
@@ -168,9 +160,7 @@ def compile_text(
     given = bindings.values
     program = link(whole, builtins=BUILTINS, given=given, read=reader.read, free=free)
     _check_used(program, bindings)
-    value, environment = simplify(program, given, free=free)
-    assert value is not None
-    return Compiled(value, environment, expressions[-1])
+    return evaluate(program, given, free=free)
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Source:
@@ -238,15 +228,11 @@ class _Reader:
 
 def _check_used(program: Program, bindings: Bindings) -> None:
     names: set[str] = set()
-    stack: list[Node] = [] if program.expression is None else [program.expression]
+    tops: list[Node] = [] if program.expression is None else [program.expression]
     for statement in program.statements:
         names.add(statement.name)
-        stack.append(statement.body if isinstance(statement, Definition) else statement.value)
-    while stack:
-        node = stack.pop()
-        stack += children(node)
-        if isinstance(node, Name):
-            names.add(node.name)
+        tops.append(statement.body if isinstance(statement, Definition) else statement.value)
+    names |= {node.name for top in tops for node in walk(top) if isinstance(node, Name)}
     unused = sorted(bindings.scalars - names)
     if unused:
         raise UsageError(

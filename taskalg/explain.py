@@ -9,7 +9,6 @@ from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.kinds import Kind
 from taskalg.coefficients import coefficients_json, members_by_class
 from taskalg.dtypes import F64
-from taskalg.engines.base import WeightedSumSpec
 from taskalg.engines.tiers import UNLIMITED, may_be_bounded, tier_note
 from taskalg.errors import LISTED, listed, printable, quoted
 from taskalg.machine import available_threads
@@ -235,11 +234,7 @@ def _follows_donor(plan: Plan) -> bool:
 
 
 def _rounding(plan: Plan) -> str:
-    specs = [
-        WeightedSumSpec(c.numbers, c.inputs, c.output)
-        for c in plan.combinations
-        if not c.is_copy and not c.is_zero
-    ]
+    specs = [c.spec for c in plan.combinations if not c.is_copy and not c.is_zero]
     if not specs:
         return "none: bytes are copied"
     binades = min(tier_note(spec).binades for spec in specs)

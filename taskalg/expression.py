@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Self
 
-from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.coefficient import Coefficient, Number
+from taskalg.algebra.evaluation import Evaluation
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.proof import find_nonzero
 from taskalg.algebra.selectors import Item
@@ -20,7 +21,6 @@ from taskalg.checkpoints.memory import open_memory
 from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.compiler import locate
 from taskalg.errors import KindError, Source, TaskalgError
-from taskalg.language.nodes import Node
 from taskalg.planning.align import align, strip_prefix
 from taskalg.planning.difference import where_not_zero
 from taskalg.planning.donor import choose_donor, opened
@@ -29,7 +29,7 @@ from taskalg.planning.resolve import Operand, Resolved, Resolver
 from taskalg.planning.result import check_result, check_something_left, kind, tensor_places
 from taskalg.scalars import is_number, to_fraction
 
-Opened = dict[Reference, Checkpoint | None]
+Opened = dict[object, Checkpoint | None]  # by what was opened, whatever mentions it
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,20 @@ class Expression(Arithmetic):
         *,
         base: Value | None = None,
         items: Mapping[Item, Any] | None = None,
-        expression: Node | None = None,
         opened: Opened | None = None,
         opening: Opening | None = None,
         written: Written | None = None,
+        evaluation: Evaluation | None = None,
+        numeric: Self | None = None,
     ) -> None:
         self.value = value  # the weighted sum of references, or the scalar
-        self._base = base  # what `task` is taken against when it does not say
-        self._items = dict(items or {})  # selectors' items and where they were written
-        self._expression = expression  # the text's, to point at
+        self.base = base  # what `task` is taken against when it does not say
+        self.items = dict(items or {})  # selectors' items and where they were written
         self.written = written or Written()  # what the user typed, for the manifest
         self.opening = opening or Opening()  # what the user allows when files are opened
         self.opened = {} if opened is None else opened
+        self.evaluation = evaluation  # of its text; None when Python's operators made it
+        self.numeric = numeric  # where its scalars are symbols: the same with their numbers
         self._resolved: Resolved | None = None
         self._aligned: Resolved | None = None
 
@@ -75,16 +77,23 @@ class Expression(Arithmetic):
         return kind(self.aligned)
 
     @property
-    def coefficients(self) -> dict[str, Fraction | Coefficient]:
+    def coefficients(self) -> dict[str, Number]:
         """Exact coefficients by checkpoint, in canonical order, those that cancel left out.
 
         A number, or a `Coefficient` when it depends on the tensor.
         """
-        return {
-            operand.called: part if part.constant is None else part.constant
-            for operand, part in self.resolved.terms
-            if part
-        }
+        return {operand.called: part.number for operand, part in self.resolved.terms if part}
+
+    @property
+    def scalars(self) -> dict[str, Fraction]:
+        """Scalars that may be set, by name, with their values.
+
+        Those set from outside, and bindings that mention no other scalar. Python's operators name
+        none.
+        """
+        if self.numeric is not None:
+            return self.numeric.scalars
+        return {} if self.evaluation is None else self.evaluation.scalars
 
     @property
     def resolved(self) -> Resolved:
@@ -97,7 +106,7 @@ class Expression(Arithmetic):
         if isinstance(self.value, Coefficient):
             raise self._at(KindError("a scalar is not a checkpoint", note=_NOTHING_TO_WRITE))
         if self._resolved is None:
-            base = self._base if isinstance(self._base, WeightedSum) else None
+            base = self.base if isinstance(self.base, WeightedSum) else None
             self._resolved = Resolver(self.open, base).resolve(self.value)
         return self._resolved
 
@@ -110,7 +119,7 @@ class Expression(Arithmetic):
         if not _all_opened(self.resolved):
             return self.resolved
         if self._aligned is None:
-            self._aligned = align(self.resolved, choose_donor(self.resolved)).total
+            self._aligned = align(self.resolved, self.donor_index()).total
         return self._aligned
 
     def __str__(self) -> str:
@@ -132,7 +141,7 @@ class Expression(Arithmetic):
             found = kind(self.aligned)
             check_result(self.aligned, found, allow_partial)
             if _all_opened(self.resolved):
-                check_items(self.aligned, self._items, tensor_places(self.aligned))
+                check_items(self.aligned, self.items, tensor_places(self.aligned))
             check_something_left(self.resolved)
         except KindError as error:
             raise self._at(error) from None
@@ -164,9 +173,13 @@ class Expression(Arithmetic):
         rest = (self - other).resolved
         if not _all_opened(rest):
             return rest
-        donor, _ = self.resolved.terms[choose_donor(self.resolved)]
+        donor, _ = self.resolved.terms[self.donor_index()]
         same = (i for i, (operand, _) in enumerate(rest.terms) if _are_one(operand, donor))
         return align(rest, next(same)).total
+
+    def donor_index(self) -> int:
+        """Return which checkpoint gives names and dtypes: its numbers choose, also where freed."""
+        return choose_donor(self.resolved if self.numeric is None else self.numeric.resolved)
 
     @classmethod
     def of_number(cls, number: Any) -> Self:
@@ -174,14 +187,36 @@ class Expression(Arithmetic):
         return cls(Coefficient(to_fraction(number)))
 
     @classmethod
+    def of_program(
+        cls,
+        evaluation: Evaluation,
+        *,
+        written: Written | None = None,
+        opening: Opening | None = None,
+        opened: Opened | None = None,
+        numeric: Self | None = None,
+    ) -> Self:
+        """Make the expression that a program ends with."""
+        return cls(
+            evaluation.value,
+            base=evaluation.base,
+            items=evaluation.environment.items,
+            opened=opened,
+            opening=opening,
+            written=written,
+            evaluation=evaluation,
+            numeric=numeric,
+        )
+
+    @classmethod
     def combining(
         cls, rule: Callable[[Sequence[Value]], Value], recipes: Sequence["Expression"]
     ) -> Self:
         """Apply a rule of the operator table to recipes."""
         value = rule([recipe.value for recipe in recipes])
-        items = {item: at for recipe in recipes for item, at in recipe._items.items()}
+        items = {item: at for recipe in recipes for item, at in recipe.items.items()}
         opened = {key: found for recipe in recipes for key, found in recipe.opened.items()}
-        base = next((recipe._base for recipe in recipes if recipe._base is not None), None)
+        base = next((recipe.base for recipe in recipes if recipe.base is not None), None)
         opening = Opening(allow_pickle=any(recipe.opening.allow_pickle for recipe in recipes))
         return cls(value, base=base, items=items, opened=opened, opening=opening)
 
@@ -195,12 +230,13 @@ class Expression(Arithmetic):
 
     def open(self, reference: Reference) -> Checkpoint | None:
         """Open a checkpoint's header, once; None when it was declared without a file."""
-        if reference not in self.opened:
+        key = _opened_as(reference)
+        if key not in self.opened:
             found = self._found(reference)
             if found is not None and reference.strip_prefix is not None:
                 found = strip_prefix(found, reference.strip_prefix)
-            self.opened[reference] = found
-        return self.opened[reference]
+            self.opened[key] = found
+        return self.opened[key]
 
     def _found(self, reference: Reference) -> Checkpoint | None:
         if reference.held is not None:
@@ -211,9 +247,17 @@ class Expression(Arithmetic):
 
     def _at(self, error: TaskalgError) -> TaskalgError:
         """Point an error that has no place at the whole expression."""
-        if error.span is None and self._expression is not None:
-            error.span = self._expression.span
+        expression = None if self.evaluation is None else self.evaluation.program.expression
+        if error.span is None and expression is not None:
+            error.span = expression.span
         return error
+
+
+def _opened_as(reference: Reference) -> object:
+    """Return what tells one opening from another."""
+    if reference.held is not None:
+        return reference  # which keeps it in memory, so that nothing else gets its place there
+    return reference.path, reference.folder, reference.strip_prefix
 
 
 def _all_opened(total: Resolved) -> bool:

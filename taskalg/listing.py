@@ -113,9 +113,7 @@ def check_json(recipe: Recipe, kind: Kind) -> dict[str, Any]:
         "kind": str(kind),
         "simplified": str(recipe.resolved),
         "coefficients": {
-            operand.called: str(part)
-            if part.constant is None
-            else fraction_text(part.constant)
+            operand.called: str(part) if part.constant is None else fraction_text(part.constant)
             for operand, part in terms
             if part
         },

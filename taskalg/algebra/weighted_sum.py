@@ -3,8 +3,8 @@
 The one value besides the scalar. Every linear expression is one of these, whatever its brackets.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
 from taskalg.algebra.coefficient import Coefficient
@@ -74,3 +74,39 @@ class WeightedSum(Generic[Leaf]):
 
 Sum = WeightedSum[Reference]
 Value = Coefficient | Sum
+
+
+def references(sums: Iterable[Sum]) -> Iterator[Reference]:
+    """Yield every reference of some sums, and those of their tasks' bases, once each."""
+    seen: set[Reference] = set()
+    waiting = list(sums)
+    while waiting:
+        new = [reference for reference in waiting.pop().terms if reference not in seen]
+        seen.update(new)
+        waiting += [reference.base for reference in new if reference.base is not None]
+        yield from new
+
+
+def substituted(
+    values: Iterable[Value | None], new: Callable[[Reference], Reference]
+) -> list[Value | None]:
+    """Put references in the place of others, in tasks' bases too.
+
+    Args:
+        values: in which one reference is replaced by one other, however often it is mentioned.
+        new: returns what stands in the place of a reference; itself if it stays.
+    """
+    done: dict[Reference, Reference] = {}
+
+    def other(reference: Reference) -> Reference:
+        if reference not in done:
+            changed = new(reference)
+            base = None if reference.base is None else whole(reference.base)
+            done[reference] = changed if base is reference.base else replace(changed, base=base)
+        return done[reference]
+
+    def whole(total: Sum) -> Sum:
+        terms = {other(reference): part for reference, part in total.terms.items()}
+        return total if terms.keys() == total.terms.keys() else WeightedSum(terms)
+
+    return [whole(value) if isinstance(value, WeightedSum) else value for value in values]

@@ -5,6 +5,7 @@ the spelling of a number does. Sums and products are flat, so a tree is never de
 own nesting.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -166,3 +167,12 @@ def children(node: Node) -> tuple[Node, ...]:
             return tuple(a.value for a in node.arguments if not isinstance(a.value, String))
         case _:
             return ()
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """Yield a node and all nodes inside it, however deep."""
+    waiting = [node]
+    while waiting:
+        found = waiting.pop()
+        waiting += children(found)
+        yield found

@@ -7,52 +7,19 @@ share one `Combination`; there are few of those however many tensors there are.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 
 from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.selectors import Item
 from taskalg.checkpoints.base import TensorSpec
 from taskalg.dtypes import F32, DType
-from taskalg.errors import Span, UsageError
+from taskalg.errors import Span
 from taskalg.planning.align import Aligned, align
+from taskalg.planning.combination import AS_IT_IS, Combination
 from taskalg.planning.donor import choose_donor, opened
 from taskalg.planning.fit import Fit, check_items, fit, terms_of
 from taskalg.planning.resolve import Operand, Resolved
 from taskalg.planning.result import check_result, check_something_left, kind
-
-_AS_IT_IS = (Fraction(1),)
-
-
-@dataclass(frozen=True)
-class Combination:
-    """What happens to a tensor, without which tensor: steps share it."""
-
-    operands: tuple[int, ...]  # indices into the plan's operands, in canonical order
-    coefficients: tuple[Number, ...]  # exact, one for each of them, none is zero
-    inputs: tuple[DType, ...]  # one for each of them
-    output: DType
-    is_computed: bool = False  # whether an input is a product, whose bytes are nowhere to copy
-
-    @property
-    def numbers(self) -> tuple[Fraction, ...]:
-        """The coefficients as engines take them.
-
-        Raises:
-            UsageError: one depends on a scalar that has no value yet.
-        """
-        return tuple(number_of(value) for value in self.coefficients)
-
-    @property
-    def is_copy(self) -> bool:
-        """Whether the one input's bytes are the result's; integers are always copied."""
-        alike = self.coefficients == _AS_IT_IS and self.inputs == (self.output,)
-        return alike and not self.is_computed
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether nothing is left: the tensor is all zeros and nothing is read."""
-        return not self.operands
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +171,7 @@ class _Planner:
             elif spec.name not in unshared:
                 self._combine(spec)
             elif self.kind is not Kind.TASK_VECTOR:
-                self._add(spec, [self.donor], _AS_IT_IS, self._output(spec, []))
+                self._add(spec, [self.donor], AS_IT_IS, self._output(spec, []))
         return Plan(
             self.kind,
             self.aligned,
@@ -230,7 +197,7 @@ class _Planner:
         if rest and self.kind is Kind.TASK_VECTOR:
             self._add(spec, [], (), output, rest)
         elif rest:
-            self._add(spec, [self.donor], _AS_IT_IS, output, rest)
+            self._add(spec, [self.donor], AS_IT_IS, output, rest)
 
     def _output(self, spec: TensorSpec, operands: list[int]) -> DType:
         """Follow the donor; a difference of 8 or 16 bit numbers needs more bits than they have."""
@@ -272,7 +239,7 @@ class _Planner:
     def _copy_integer(self, spec: TensorSpec) -> None:
         if self.kind is Kind.TASK_VECTOR:
             return
-        self._add(spec, [self.donor], _AS_IT_IS, spec.dtype)
+        self._add(spec, [self.donor], AS_IT_IS, spec.dtype)
         for operand in self.taking_part[self.fit.table.of[spec.name]]:
             other = self.tensors[operand].get(spec.name)
             if operand != self.donor and other is not None:
@@ -299,22 +266,6 @@ class _Planner:
             Usage(operand, part, tensors[i], read[i], copied[i])
             for i, (operand, part) in enumerate(self.aligned.total.terms)
         )
-
-
-def number_of(value: Number) -> Fraction:
-    """Return a coefficient of a plan as the number it must be by now.
-
-    Raises:
-        UsageError: it depends on a scalar that has no value yet.
-    """
-    if isinstance(value, Fraction):
-        return value
-    name = next(value.symbols()).name
-    raise UsageError(
-        f"{name} has no value",
-        note=f"a coefficient is {value}",
-        help=f"give it one: recipe.bind({name}=0.4)",
-    )
 
 
 def _rows_of(spec: TensorSpec, rows: range) -> TensorSpec:

@@ -13,7 +13,8 @@ from itertools import accumulate
 from taskalg.checkpoints.base import LowRank, TensorSpec
 from taskalg.dtypes import F64
 from taskalg.output.layout import ShardLayout
-from taskalg.planning.plan import Combination, Plan, Step
+from taskalg.planning.combination import Combination
+from taskalg.planning.plan import Plan, Step
 
 MEMORY = 128_000_000  # bytes of all buffers together, whatever the threads and terms
 # Bytes of one thread's buffers. Large enough that Python's share of a block (about 60 us) is small

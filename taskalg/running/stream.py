@@ -16,12 +16,13 @@ import numpy as np
 
 from taskalg.algebra.kinds import Kind
 from taskalg.checkpoints.base import Checkpoint
-from taskalg.engines.base import Bytes, Engine, Evaluate, Tally, WeightedSumSpec
+from taskalg.engines.base import Bytes, Engine, Evaluate, Tally
 from taskalg.errors import MismatchError, OverflowingError, listed, quoted
 from taskalg.machine import available_threads
 from taskalg.output.layout import SHARD_SIZE
+from taskalg.planning.combination import Combination
 from taskalg.planning.mismatch import copies_differ
-from taskalg.planning.plan import Combination, Plan
+from taskalg.planning.plan import Plan
 from taskalg.running.blocks import ALIGNMENT, Block, Piece, arena_size
 from taskalg.running.reading import Inputs, Stored
 from taskalg.running.sinks import Sink
@@ -289,10 +290,9 @@ class Arena:
 def _prepare(engine: Engine, combination: Combination) -> Evaluate:
     if combination.is_copy or combination.is_zero:
         return _nothing
-    spec = WeightedSumSpec(combination.numbers, combination.inputs, combination.output)
-    evaluate = engine.prepare(spec)
-    nothing = np.empty(0, np.uint8)
-    evaluate([nothing] * len(spec.inputs), nothing)  # compiles or loads the kernel, once for all
+    evaluate = engine.prepare(combination.spec)
+    nothing = np.empty(0, np.uint8)  # compiles or loads the kernel, once for all
+    evaluate([nothing] * len(combination.inputs), nothing)
     return evaluate
 
 
