@@ -1,18 +1,19 @@
 """A recipe as a Python value: explain it, save it. Nothing is evaluated before `save`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from taskalg.adapters.export import export
 from taskalg.adapters.maker import Form
 from taskalg.adapters.report import AdapterReport
+from taskalg.binding import bound, freed
 from taskalg.dtypes import floating_dtype
 from taskalg.engines.registry import check_engine
 from taskalg.errors import KindError, UsageError
 from taskalg.explain import Explanation
-from taskalg.expression import Expression
-from taskalg.planning.plan import Choices, Plan, make_plan
+from taskalg.memory.recipes import InMemory
 from taskalg.running.execute import execute
 from taskalg.running.provenance import Record
 from taskalg.running.report import Report
@@ -22,7 +23,7 @@ from taskalg.units import parse_size
 AnyPath = str | os.PathLike[str]
 
 
-class Recipe(Expression):
+class Recipe(InMemory):
     """An expression as a value, with what can be done with it.
 
     Made by `compile`, `checkpoint` and `task`. Recipes and numbers combine with `+ - * /`, unary
@@ -31,40 +32,33 @@ class Recipe(Expression):
 
     __hash__ = None  # == is deep, and may read headers
 
-    def plan(
-        self,
-        *,
-        dtype: str | None = None,
-        donor: str | None = None,
-        allow_partial: bool = False,
-        only_shared: bool = False,
-        rows: str = "all",
-    ) -> Plan:
-        """Decide what to read and with which coefficients. Reads headers only.
+    def bind(self, **values: Any) -> "Recipe":
+        """Return a recipe in which names stand for something else; this one stays as it is.
+
+        For example `recipe.bind(toxic=model, strength=0.35)`. A checkpoint keeps its sort: a task
+        is taken against the same base. A float is the shortest decimal that it prints as.
 
         Args:
-            dtype: of floating tensors, such as "bf16"; by default the donor's.
-            donor: the checkpoint whose names, dtypes and side files the result takes.
-            allow_partial: whether coefficients may add up to something else than 1 or 0.
-            only_shared: combine only the tensors that every term has.
-            rows: "common" to combine the rows that all have, where vocabularies differ in size.
+            values: by name: a path, a state dict or a module for a checkpoint, also for one that
+                was declared without a file; a number for a scalar.
 
         Raises:
-            TaskalgError: the checkpoints do not fit, or there is no result.
+            UsageError: the recipe has no such name, or the name takes something else.
         """
-        if rows not in ("all", "common"):
-            raise UsageError("rows is 'all' or 'common'", note=f"found {rows!r}")
-        chosen = None if dtype is None else floating_dtype(dtype)
-        choices = Choices(donor, chosen, allow_partial, only_shared, rows)
-        undeclared = [operand for operand, _ in self.resolved.terms if operand.checkpoint is None]
-        if undeclared:
-            name, option = undeclared[0].name, "--task" if undeclared[0].is_task else "--model"
-            binding = "--base PATH" if name == "base" else f"{option} {name}=PATH"
-            raise UsageError(f"{name} was declared without a file", help=f"give it one: {binding}")
-        try:
-            return make_plan(self.resolved, choices, self._items)
-        except KindError as error:
-            raise self._at(error) from None
+        return bound(self, values)
+
+    def freed(self, names: Iterable[str] | None = None) -> "Recipe":
+        """Return the same recipe with scalars that are known only later.
+
+        They stay in its coefficients, by name, so that one plan holds for all their values.
+
+        Args:
+            names: of scalars; by default all of `scalars`.
+
+        Raises:
+            UsageError: there is no such scalar.
+        """
+        return freed(self, names)
 
     def explain(
         self,

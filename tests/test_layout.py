@@ -29,9 +29,10 @@ FLOORS = (
     ("output", "scalars", "selection"),
     ("arithmetic", "compiler", "planning"),
     ("expression",),
-    ("binding", "coefficients", "remarks"),
+    ("binding", "coefficients", "planned", "remarks"),
     ("running",),
     ("adapters", "console", "explain"),
+    ("memory",),
     ("recipe",),
     ("api", "repeating"),
     ("listing",),
@@ -49,6 +50,8 @@ MOST_WIDTH = 100
 MOST_PARAMETERS = 8
 EXEMPT = {
     "Recipe.save",  # its keywords are the command line's options, one for one
+    "InMemory.tensors",  # likewise
+    "InMemory.state_dict",
     "fused",  # a compiled kernel: numba takes no keywords, and a tuple of arrays is no clearer
 }
 NAMES_ARE_KEYWORDS = {"Recipe.bind"}  # of a recipe, whatever they are

@@ -17,7 +17,7 @@ from taskalg.errors import CheckpointError, quoted
 
 StateDict = Mapping[str, Any]  # of torch tensors or NumPy arrays
 
-_BY_NAME = {dtype.torch: dtype for dtype in FLOATING + INTEGER}
+BY_NAME = {dtype.torch: dtype for dtype in FLOATING + INTEGER}
 _ALIGNMENT = 8  # bytes, of the widest element
 
 
@@ -49,11 +49,11 @@ def open_memory(weights: Any) -> Checkpoint:
         if not isinstance(name, str):
             raise CheckpointError(f"{path} has the name {name!r}, which is no string")
         kind = str(getattr(value, "dtype", None)).removeprefix("torch.")
-        if kind not in _BY_NAME:
+        if kind not in BY_NAME:
             raise _unreadable(path, name, f"is {_described(value)}")
         content = _content(path, name, value)
         shape = tuple(int(size) for size in value.shape)
-        spec = TensorSpec(name, _BY_NAME[kind], shape, len(arrays), 0, content.nbytes)
+        spec = TensorSpec(name, BY_NAME[kind], shape, len(arrays), 0, content.nbytes)
         arrays.append(content)
         tensors[name] = spec
     refuse_quantized(tensors, path)
