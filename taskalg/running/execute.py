@@ -76,11 +76,10 @@ def execute(
             run = Pass(plan, loaded, inputs, settings)
             if record is not None:
                 manifest = make_manifest(plan, inputs, record, settings)
-        start = time.perf_counter()
-        blocks = cut(plan, layouts, run.threads, staged.done)
-        skipped = sum(staged.done)
+        start, skipped = time.perf_counter(), sum(staged.done)
         with run:
             run.compare()
+            blocks = cut(plan, layouts, run.threads, staged.done)
             run.stream(blocks, FileSink(staged.files, staged.wrote), skipped=skipped)
         if record is not None:
             outputs = stored_outputs(layouts, staged.digests() if record.hashed else {}, record)
