@@ -19,7 +19,7 @@ from taskalg.memory.targets import Targets, span
 from taskalg.memory.tensors import empty, fill, tell, windows
 from taskalg.planning.plan import Plan, Step
 from taskalg.running.execute import fetched_inputs
-from taskalg.running.reading import Stored
+from taskalg.running.reading import Inputs, Stored
 from taskalg.running.stream import Pass, Settings
 
 
@@ -37,7 +37,7 @@ def load(plan: Plan, targets: Targets, engine: str, settings: Settings) -> None:
     inputs = _kept(fetched_inputs(plan, settings), plan, steps, targets)
     with Pass(plan, get_engine(engine), inputs, settings) as run:
         run.compare()
-        _compare_shared(run, targets)
+        compare_shared(plan, run.inputs, targets)
         for window in windows(steps):
             _write(run, window, targets)
     tell(run)
@@ -66,17 +66,18 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return tensor.device.type == HOST and tensor.is_contiguous() and not is_lazy
 
 
-def _compare_shared(run: Pass, targets: Targets) -> None:
+def compare_shared(plan: Plan, inputs: Inputs, targets: Targets) -> None:
     """Compare what goes into tensors that have two names in the result.
 
     Raises:
         MismatchError: they are not the same bytes.
     """
     steps: dict[str, list[Step]] = {}
-    for step in run.plan.steps:
+    for step in plan.steps:
         steps.setdefault(step.name, []).append(step)
     for name, other in targets.shared.items():
-        if not all(_are_same(run, *pair) for pair in zip(steps[name], steps[other], strict=True)):
+        pairs = list(zip(steps[name], steps[other], strict=True))
+        if not all(_are_same(plan, inputs, *pair) for pair in pairs):
             raise MismatchError(
                 f"{quoted(name)} and {quoted(other)} are one tensor in {targets.model}",
                 note="they differ in the result",
@@ -84,19 +85,19 @@ def _compare_shared(run: Pass, targets: Targets) -> None:
             )
 
 
-def _are_same(run: Pass, one: Step, other: Step) -> bool:
+def _are_same(plan: Plan, inputs: Inputs, one: Step, other: Step) -> bool:
     if (one.combination, one.first, one.nbytes) != (other.combination, other.first, other.nbytes):
         return False
-    operands = run.plan.combinations[one.combination].operands
+    operands = plan.combinations[one.combination].operands
     sources = zip(operands, one.sources, other.sources, strict=True)
-    return all(_hold_the_same(run, operand, a, b) for operand, a, b in sources)
+    return all(_hold_the_same(inputs, operand, a, b) for operand, a, b in sources)
 
 
-def _hold_the_same(run: Pass, operand: int, a: TensorSpec, b: TensorSpec) -> bool:
+def _hold_the_same(inputs: Inputs, operand: int, a: TensorSpec, b: TensorSpec) -> bool:
     if (a.shard, a.offset, a.factors) == (b.shard, b.offset, b.factors):
         return True
     computed = a.factors is not None or b.factors is not None
-    return not computed and run.inputs.equal(Stored(operand, a), Stored(operand, b))
+    return not computed and inputs.equal(Stored(operand, a), Stored(operand, b))
 
 
 def _kept(
