@@ -9,7 +9,8 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from fractions import Fraction
+from typing import Any, TypeVar
 
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.weighted_sum import Reference, Value, WeightedSum, references, substituted
@@ -76,6 +77,30 @@ def bound(recipe: Made, values: Mapping[str, Weights | Number]) -> Made:
     )
 
 
+def new_scalars(
+    scalars: Mapping[str, Fraction], values: Mapping[str, Number]
+) -> dict[str, Fraction]:
+    """Return what scalars are set to.
+
+    Args:
+        scalars: those that may be set, with the values they have.
+        values: new ones of some of them.
+
+    Raises:
+        UsageError: there is no such scalar, or a value is no number.
+    """
+    if values and not scalars:
+        raise UsageError(
+            "the recipe has no scalar that could be set",
+            help='name one: compile("base + strength*toxic", set={"strength": 0.4}, ...)',
+        )
+    new = dict(scalars)
+    for name, value in values.items():
+        _known(name, scalars, "scalar")
+        new[name] = _number(name, value)
+    return new
+
+
 def _symbols(recipe: Expression) -> list[str]:
     """Return the names that a freed recipe has symbols for."""
     given = {} if recipe.evaluation is None else recipe.evaluation.given
@@ -95,7 +120,7 @@ def _names(recipe: Expression) -> dict[str, Named]:
     return found
 
 
-def _known(name: str, names: Mapping[str, Named], what: str) -> Named:
+def _known(name: str, names: Mapping[str, Any], what: str) -> Any:
     if name in names:
         return names[name]
     near = difflib.get_close_matches(name, names, n=1)
@@ -108,14 +133,18 @@ def _known(name: str, names: Mapping[str, Named], what: str) -> Named:
 
 def _bound(name: str, now: Named, value: Weights | Number) -> Named:
     if isinstance(now, Coefficient):
-        try:
-            return Coefficient(to_fraction(value))
-        except TypeError:
-            raise _wrong(name, "a scalar", "a number", value) from None
+        return Coefficient(_number(name, value))
     weights = is_in_memory(value) or isinstance(value, str | os.PathLike)
     if not weights or isinstance(value, Expression):
         raise _wrong(name, "a checkpoint", "a path, a state dict or a module", value)
     return mention(value, now.sort, name, base=now.base)
+
+
+def _number(name: str, value: Number) -> Fraction:
+    try:
+        return to_fraction(value)
+    except TypeError:
+        raise _wrong(name, "a scalar", "a number", value) from None
 
 
 def _wrong(name: str, sort: str, expected: str, found: object) -> UsageError:
