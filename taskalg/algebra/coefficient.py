@@ -162,8 +162,8 @@ class Coefficient:
             return outside * _inverse(self * outside)
         return prod((_inverse(_alone(symbol)) for symbol in monomial.symbols), start=outside)
 
-    def given(self, values: Mapping[str, Fraction]) -> "Coefficient":
-        """Put numbers in the place of symbols; those without a value stay.
+    def given(self, values: Mapping[str, "Number"]) -> "Coefficient":
+        """Put numbers, or other coefficients, in the place of symbols; those without a value stay.
 
         Raises:
             ExpressionError: something is divided by zero.
@@ -256,7 +256,7 @@ def _depth(reciprocal: Symbol) -> tuple[int, str]:
     return len(reciprocal.name), reciprocal.name
 
 
-def _valued(symbol: Symbol, values: Mapping[str, Fraction]) -> Number:
+def _valued(symbol: Symbol, values: Mapping[str, Number]) -> Number:
     if symbol.divisor is None:
         return values[symbol.name] if symbol.name in values else _alone(symbol)
     divisor = _divisor(symbol)
