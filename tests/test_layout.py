@@ -52,9 +52,10 @@ EXEMPT = {
     "Recipe.save",  # its keywords are the command line's options, one for one
     "InMemory.tensors",  # likewise
     "InMemory.state_dict",
+    "InMemory.live",
     "fused",  # a compiled kernel: numba takes no keywords, and a tuple of arrays is no clearer
 }
-NAMES_ARE_KEYWORDS = {"Recipe.bind"}  # of a recipe, whatever they are
+NAMES_ARE_KEYWORDS = {"Live.set", "Recipe.bind"}  # of a recipe, whatever they are
 
 
 def module_name(path: Path, package: Path = PACKAGE) -> str:

@@ -110,7 +110,7 @@ def _address(block: Bytes) -> int:
 
 def _fast_tier(spec: WeightedSumSpec, scaled: Scaled) -> FastTier | None:
     """Choose the kernel for a sum; None when the fast tier is impossible."""
-    if tier_note(spec).binades < 0:
+    if tier_note(spec, scaled).binades < 0:
         return None
     alike = len(set(spec.inputs)) == 1 and F64 not in (spec.inputs[0], spec.output)
     if alike and len(spec.inputs) <= MOST_FUSED:
@@ -206,14 +206,15 @@ def slow_tiers(spec: WeightedSumSpec, scaled: Scaled) -> SlowTiers:
 
 def exactness(spec: WeightedSumSpec, scaled: Scaled, zero: int) -> Exactness:
     """Put the bounds of tiers.py into exponent fields; `zero` is the field of exponent 0."""
-    size = sum(map(abs, scaled.factors))
+    size, output = sum(map(abs, scaled.factors)), spec.output
     # below 2**(e + 1), elements give results of at most size * 2**(e + 1 + exponent) / divisor
-    room = spec.output.largest * scaled.divisor / (size * Fraction(2) ** scaled.exponent)
-    overflowing = floor_log2(room)
+    steps = 2**output.precision - (1 if output.has_inf else 2)  # of the largest
+    room = (steps * scaled.divisor).bit_length() - size.bit_length() - 1  # floor(log2), or one less
+    overflowing = room + output.high - output.precision + 1 - scaled.exponent
     upper = scaled.exponent + size.bit_length()
     return Exactness(
         divisor=float(scaled.divisor),
-        binades=np.int64(tier_note(spec).binades),
+        binades=np.int64(tier_note(spec, scaled).binades),
         lowest=np.int64(zero - _SAFE + max(0, -scaled.exponent)),
         highest=np.int64(zero + _SAFE - max(0, upper)),
         overflowing=np.int64(zero + overflowing),

@@ -68,14 +68,17 @@ class _Blockwise:
         self._engine, self._group, self._threads = engine, group, threads
         self._dtypes = (*group.inputs, group.output)
         self._blocks = list(_cut(group))
-        self._sums: dict[tuple[Fraction, ...], _Sum] = {}  # of the last call
+        self._rows: list[tuple[Fraction, ...]] = []  # of the last call
+        self._sums: list[_Sum] = []  # of these
         self._lock = threading.Lock()
 
     def evaluate(self, rows: Sequence[Sequence[Fraction]]) -> Tally:
         with self._lock:
-            made = {key: self._sums.get(key) or self._sum(key) for key in map(tuple, rows)}
-            self._sums = made
-            run = _Run(self._dtypes, self._blocks, [made[tuple(row)] for row in rows])
+            last = zip(self._rows, self._sums, strict=True)
+            known = dict(last) if len(rows) > 1 else {}  # hashing takes a third of making one
+            self._rows = [tuple(row) for row in rows]
+            self._sums = [known.get(row) or self._sum(row) for row in self._rows]
+            run = _Run(self._dtypes, self._blocks, self._sums)
             return run.all(min(self._threads, len(self._blocks)))
 
     def _sum(self, row: Sequence[Fraction]) -> _Sum:

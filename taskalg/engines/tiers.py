@@ -67,9 +67,14 @@ def may_be_bounded(spec: WeightedSumSpec) -> bool:
     return F64 in spec.inputs and spec.output != F64
 
 
-def tier_note(spec: WeightedSumSpec) -> ExactRange:
-    """Say within how many binades a block of `spec` stays in the fast tier, and why."""
-    scaled = scale(spec.coefficients)
+def tier_note(spec: WeightedSumSpec, scaled: Scaled | None = None) -> ExactRange:
+    """Say within how many binades a block of `spec` stays in the fast tier, and why.
+
+    Args:
+        spec: the sum.
+        scaled: its coefficients, if they are worked out already.
+    """
+    scaled = scaled or scale(spec.coefficients)
     widest = max(dtype.precision for dtype in spec.inputs)
     # a binary64 output is rounded by the division itself, so only the divisor must be exact
     divisor_bits = BINARY64 - (0 if spec.output == F64 else spec.output.precision)

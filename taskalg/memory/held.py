@@ -74,6 +74,7 @@ class Held:
         engine: evaluates; it can use that device's memory.
         away: whether operands that are not on the device stay in host memory. Otherwise only those
             do that do not fit.
+        threads: of an engine on the host.
 
     Attributes:
         parts: what is evaluated.
@@ -94,14 +95,20 @@ class Held:
         *,
         device: torch.device,
         away: bool = False,
+        threads: int | None = None,
     ) -> None:
-        self.plan, self.targets, self._engine = plan, targets, engine
+        self.plan, self.targets, self.device = plan, targets, device
+        self._engine, self._threads = engine, threads
         self._is_settled = False  # whether what no scalar changes is as it should be
         self._plain = {name: _plain(target) for name, target in targets.tensors.items()}
+        self._tracked = [t for t in targets.tensors.values() if not t.is_inference()]
+        self._loose = [
+            (t, p) for name, t in targets.tensors.items() if t is not (p := self._plain[name])
+        ]
         steps = [step for step in plan.steps if step.name in targets.tensors]
         sums = [self._sum(step) for step in steps if not self._is_given(step)]
         checkpoints = fetched_inputs(plan, Settings())
-        written = Ranges(span(target)[1:] for target in targets.tensors.values())
+        written = Ranges(span(t)[1:] for t in targets.tensors.values() if t.numel())
         # a pass that evaluates nothing, and so needs no coefficients
         with Pass(replace(plan, combinations=()), engine, checkpoints, Settings()) as run:
             run.compare()
@@ -134,6 +141,20 @@ class Held:
         self._run(rows, fixed=True)
         self._is_settled = False
 
+    @property
+    def moved(self) -> tuple[int, int, int]:
+        """Bytes that one evaluation reads, writes, and reads from host memory for a GPU."""
+        read = written = away = 0
+        for part in (part for part in self.parts if not part.is_fixed):
+            counts = part.group.counts
+            written += int(counts.sum()) * part.group.output.itemsize
+            for row, operands in enumerate(part.operands):
+                elements = int(counts[part.group.rows == row].sum())
+                for operand, dtype in zip(operands, part.group.inputs, strict=True):
+                    read += elements * dtype.itemsize
+                    away += elements * dtype.itemsize * self.holdings[operand].is_away
+        return read, written, away
+
     def rows(self, part: Part, values: Mapping[str, Fraction]) -> list[list[Fraction]]:
         """Put values into a part's coefficients."""
         return [[_valued(number, values) for number in row] for row in part.rows]
@@ -163,14 +184,10 @@ class Held:
 
     def _publish(self) -> None:
         """Have autograd know that targets changed, and copy to those that are not contiguous."""
-        targets = self.targets.tensors
-        torch.autograd.graph.increment_version(
-            [target for target in targets.values() if not target.is_inference()]
-        )
-        for name, target in targets.items():
-            if self._plain[name] is not target:
-                with torch.inference_mode(target.is_inference()), torch.no_grad():
-                    target.copy_(self._plain[name])
+        torch.autograd.graph.increment_version(self._tracked)
+        for target, plain in self._loose:
+            with torch.inference_mode(target.is_inference()), torch.no_grad():
+                target.copy_(plain)
 
     def _is_given(self, step: Step) -> bool:
         """Tell whether a step's result is zero or the donor's, whatever the scalars are."""
@@ -227,7 +244,7 @@ class Held:
                 tuple(operands for operands, _ in rows),
                 tuple(row for _, row in rows),
                 group,
-                self._engine.resident(group),
+                self._engine.resident(group, threads=self._threads),
             )
 
     def _addresses(self, one: _Sum) -> list[int]:

@@ -20,6 +20,7 @@ from taskalg.engines.base import Bytes
 from taskalg.machine import available_threads
 from taskalg.running.blocks import Piece
 from taskalg.running.reading import Inputs, Stored
+from taskalg.units import bytes_text
 
 _ALIGNMENT = 256  # bytes; what CUDA's own allocator keeps, and more than any load is wide
 _SPARED = 0.1  # of a GPU's free memory, for what is computed with the weights
@@ -32,6 +33,12 @@ class Holding:
     bytes_in_place: int  # in memory that is the user's
     bytes_copied: int  # in ours
     is_away: bool  # whether ours is host memory that a GPU reads at every evaluation
+
+    def __str__(self) -> str:
+        parts = [f"{bytes_text(self.bytes_in_place)} in place"] if self.bytes_in_place else []
+        where = " in pinned host memory" if self.is_away else ""
+        parts += [f"{bytes_text(self.bytes_copied)} copied{where}"] if self.bytes_copied else []
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -47,18 +54,18 @@ class Ranges:
     """Memory that will be written to.
 
     Args:
-        parts: addresses and sizes [bytes].
+        parts: where each starts and ends.
     """
 
     def __init__(self, parts: Iterable[tuple[int, int]]) -> None:
         self._starts: list[int] = []
         self._ends: list[int] = []  # of merged ranges
-        for start, size in sorted(part for part in parts if part[1]):
+        for start, end in sorted(parts):
             if self._ends and start <= self._ends[-1]:
-                self._ends[-1] = max(self._ends[-1], start + size)
+                self._ends[-1] = max(self._ends[-1], end)
             else:
                 self._starts.append(start)
-                self._ends.append(start + size)
+                self._ends.append(end)
 
     def overlap(self, address: int, nbytes: int) -> bool:
         """Tell whether some of it lies in a range of memory."""
@@ -109,7 +116,8 @@ class Bringing:
             addresses |= zip(rest, (buffer.data_ptr() + place for place in places), strict=True)
             in_place = sum(stored.spec.nbytes for stored in there)
             is_away = size > 0 and buffer.device != self._device
-            holdings[operand] = Holding(in_place, size, is_away)
+            copied = sum(stored.spec.nbytes for stored in rest)
+            holdings[operand] = Holding(in_place, copied, is_away)
             memory += [buffer, *there.values()]
         return Operands(addresses, holdings, tuple(memory))
 

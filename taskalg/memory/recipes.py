@@ -4,10 +4,11 @@ Results are the bytes that `Recipe.save` writes. Torch is imported by what is ca
 file, so that whoever only reads headers or merges files need not wait for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from taskalg.binding import freed
 from taskalg.engines.registry import check_engine
 from taskalg.errors import UsageError
 from taskalg.planned import Planned
@@ -15,6 +16,9 @@ from taskalg.running.stream import Settings
 
 if TYPE_CHECKING:
     import torch
+
+    from taskalg.memory.functional import Functional
+    from taskalg.memory.live import Live
 
 
 class InMemory(Planned):
@@ -149,6 +153,111 @@ class InMemory(Planned):
         targets = find_targets(model, plan)
         rounded_once = replace(plan.choices, outputs=targets.dtypes)
         load(self.planned(rounded_once), targets, check_engine(engine), settings)
+
+    def live(
+        self,
+        model: Any = None,
+        *,
+        device: "str | torch.device | None" = None,
+        dtype: str | None = None,
+        donor: str | None = None,
+        engine: str = "auto",
+        operands: str = "auto",
+        threads: int | None = None,
+        on_overflow: str = "error",
+        allow_partial: bool = False,
+        only_shared: bool = False,
+        rows: str = "all",
+    ) -> "Live[Self]":
+        """Hold the operands and evaluate, so that other scalars cost one pass over memory.
+
+        `live = recipe.live(model)` writes the weights into the model, then `live.set(strength=0.3)`
+        does so with another scalar, and `live.reset()` takes it back to the base. Operands that
+        are in memory on the device are used where they are, and must not change; if the model is
+        one of them, it is copied first. Tensors that no scalar changes are written once.
+
+        Args:
+            model: a module, or a state dict of tensors, as for `load_into`; by default the weights
+                get memory of their own, and `live.state_dict()` has them.
+            device: where weights and operands are; by default the model's, else the CPU.
+            dtype: of floating tensors; by default the model's, or the donor's.
+            donor: the checkpoint whose names the result takes, and to which `reset` goes back.
+            engine: as for `save`; "auto" is "gpu" on a GPU.
+            operands: "cpu" for operands that stay in pinned host memory while the weights are on a
+                GPU, which makes each `set` as slow as the bus; "auto" for those that do not fit.
+            threads: by default the smaller of 8 and what this process may use.
+            on_overflow: "error" or "warn", when a result is too large for its dtype.
+            allow_partial: whether coefficients may add up to something else than 1 or 0.
+            only_shared: combine only the tensors that every term has.
+            rows: "common" to combine the rows that all have, where vocabularies differ in size.
+
+        Raises:
+            TaskalgError: as `load_into` does.
+
+        Memory: all operands that are not on the device yet, and the weights if there is no model.
+        """
+        from taskalg.memory.live import live
+
+        if model is not None and dtype is not None:
+            raise UsageError("the model decides the dtypes", help="leave out dtype")
+        settings = _settings(threads, on_overflow)
+        free = freed(self)
+        plan = free.plan(
+            dtype=dtype,
+            donor=donor,
+            allow_partial=allow_partial,
+            only_shared=only_shared,
+            rows=rows,
+        )
+        return live(
+            self,
+            plan,
+            settings,
+            model=model,
+            device=device,
+            engine=engine,
+            operands=operands,
+        )
+
+    def functional(
+        self,
+        *,
+        device: "str | torch.device | None" = None,
+        per_tensor: Collection[str] = (),
+        dtype: str | None = None,
+        donor: str | None = None,
+        engine: str = "auto",
+        threads: int | None = None,
+    ) -> "Functional[Self]":
+        """Make the weights a function of the scalars, which torch can differentiate.
+
+        `f = recipe.functional()`, then `torch.func.functional_call(model, f(), inputs)` computes
+        with weights that have gradients by `f.parameters()`, and `f.recipe()` is what was learned.
+
+        Args:
+            device: where operands and weights are; by default the CPU.
+            per_tensor: scalars that get a value for each tensor, as in layer-wise AdaMerging.
+            dtype: of floating tensors, such as "bf16"; by default the donor's.
+            donor: the checkpoint whose names and dtypes the result takes.
+            engine: as for `live`.
+            threads: by default the smaller of 8 and what this process may use.
+
+        Raises:
+            UsageError: the recipe has no such scalars.
+            TaskalgError: the checkpoints do not fit; what is to be learned cannot be written down.
+
+        Memory: all operands that are not on the device yet; each call, the weights.
+        """
+        from taskalg.memory.functional import functional
+
+        return functional(
+            self,
+            freed(self).plan(dtype=dtype, donor=donor),
+            device=device,
+            per_tensor=per_tensor,
+            engine=engine,
+            threads=threads,
+        )
 
 
 def _settings(threads: int | None, on_overflow: str) -> Settings:
