@@ -14,6 +14,7 @@ from taskalg.errors import (
     UsageError,
     VerificationError,
 )
+from taskalg.pretrained import from_pretrained
 from taskalg.recipe import Recipe
 from taskalg.repeating.rerun import rerun
 from taskalg.repeating.verify import Verification, verify
@@ -43,6 +44,7 @@ __all__ = [
     "checkpoint",
     "compile",
     "exclude",
+    "from_pretrained",
     "lerp",
     "mean",
     "ramp",

@@ -35,7 +35,7 @@ FLOORS = (
     ("memory",),
     ("recipe",),
     ("api", "repeating"),
-    ("listing",),
+    ("listing", "pretrained"),
     ("names",),
     ("demo", "__init__"),
     ("cli",),
