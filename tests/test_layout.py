@@ -29,7 +29,7 @@ FLOORS = (
     ("output", "scalars", "selection"),
     ("arithmetic", "compiler", "planning"),
     ("expression",),
-    ("binding", "coefficients", "planned", "remarks"),
+    ("binding", "coefficients", "planned", "recipe_text", "remarks"),
     ("running",),
     ("adapters", "console", "explain"),
     ("memory",),
@@ -55,7 +55,13 @@ EXEMPT = {
     "InMemory.live",
     "fused",  # a compiled kernel: numba takes no keywords, and a tuple of arrays is no clearer
 }
-NAMES_ARE_KEYWORDS = {"Live.set", "Recipe.bind"}  # of a recipe, whatever they are
+NAMES_ARE_KEYWORDS = {  # of a recipe, whatever they are
+    "Functional.__call__",
+    "Functional.recipe",
+    "Functional.text",
+    "Live.set",
+    "Recipe.bind",
+}
 
 
 def module_name(path: Path, package: Path = PACKAGE) -> str:
@@ -291,6 +297,7 @@ def test_the_guards_on_words_can_fail() -> None:
     source = "class A:\n  '''Doc.'''\n  def m(self): 'Doc.'\ndef f() -> int: ...\ndef _g(): ...\n"
     assert undocumented(ast.parse(source)) == ["m", "f"]
     assert bad_manners(ast.parse("def f(**k): print(1)\n")) == ["**k", "print"]
+    assert bad_manners(ast.parse("class Recipe:\n def bind(self, **k): ...\n")) == []
     classes = "@dataclass(frozen=True)\nclass A: ...\n@dataclass\nclass B: ...\n"
     assert dict(dataclasses_of(ast.parse(classes))) == {"A": True, "B": False}
 

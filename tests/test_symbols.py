@@ -216,6 +216,8 @@ def test_a_divisor_that_becomes_zero_is_named() -> None:
         with pytest.raises(ExpressionError, match="division by zero") as caught:
             found.given({"s": Fraction(1), "t": Fraction(1)})
         assert caught.value.note == note
+    with pytest.raises(ExpressionError, match="a divisor must not depend on the tensor"):
+        over.given({"s": ramped(Ramp((Fraction(0), Fraction(1))))})
     with pytest.raises(ExpressionError, match="division by zero"):
         (s - s).reciprocal()
 
@@ -244,6 +246,13 @@ def test_symbols_are_printed_as_one_would_write_them(text: str, printed: str) ->
     assert str(scalar) == printed
     again = taskalg.compile(printed, set={n: 2 for n in "st" if n in printed}).freed()
     assert again == scalar  # what is printed is an expression that means the same
+
+
+def test_a_product_of_too_many_free_scalars_is_refused() -> None:
+    long = taskalg.compile("s = 1\n" + "*".join(["s"] * 201))
+    with pytest.raises(ExpressionError, match="too many scalars that have no value yet"):
+        long.freed()
+    assert taskalg.compile("s = 1\n" + "*".join(["s"] * 200)).freed() is not None
 
 
 # ---- Recipes

@@ -147,13 +147,15 @@ class Coefficient:
         return Coefficient.of({ONE: total, **later}).number if later else total
 
     def reciprocal(self) -> "Coefficient":
-        """Return one divided by it, for one that does not depend on the tensor.
+        """Return one divided by it.
 
         Numbers and single symbols are taken out of a divisor, so that 1/(2*s) is 0.5*(1/s).
 
         Raises:
-            ExpressionError: it is zero.
+            ExpressionError: it is zero, or depends on the tensor.
         """
+        if self.varies:
+            raise ExpressionError("a divisor must not depend on the tensor")
         if not self._parts:
             raise ExpressionError("division by zero")
         monomial, number = in_order(self._parts)[0]

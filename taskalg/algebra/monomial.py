@@ -11,6 +11,9 @@ from fractions import Fraction
 
 from taskalg.algebra.rationals import decimal_text
 from taskalg.algebra.selectors import Ramp, Selector
+from taskalg.errors import ExpressionError
+
+MAX_SYMBOLS = 200  # in one product; sorted anew for each factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,11 @@ class Monomial:
     def __mul__(self, other: "Monomial") -> "Monomial":
         ramps = sorted(self.ramps + other.ramps, key=lambda ramp: ramp.values)
         symbols = sorted(self.symbols + other.symbols, key=lambda symbol: symbol.name)
+        if len(symbols) > MAX_SYMBOLS:
+            raise ExpressionError(
+                "too many scalars that have no value yet are multiplied",
+                note=f"the limit is {MAX_SYMBOLS} factors",
+            )
         return Monomial(self.selectors | other.selectors, tuple(ramps), tuple(symbols))
 
     @property
