@@ -17,12 +17,10 @@ from taskalg.algebra.kinds import Kind
 from taskalg.algebra.rationals import decimal_text
 from taskalg.binding import bound, freed, new_scalars
 from taskalg.engines.base import Engine
-from taskalg.engines.gpu.device import is_interpreted
-from taskalg.engines.registry import get_engine
 from taskalg.errors import ExpressionError, OverflowingError, UsageError, listed, quoted
 from taskalg.memory.held import Held
 from taskalg.memory.targets import Targets, find_targets
-from taskalg.memory.tensors import usable_device
+from taskalg.memory.tensors import empty, engine_on, usable_device
 from taskalg.planned import Planned
 from taskalg.planning.plan import Plan
 from taskalg.running.stream import Settings
@@ -62,12 +60,13 @@ def live(
         raise UsageError("operands is 'auto' or 'cpu'", note=f"found {operands!r}")
     if model is None:
         where = torch.empty(0, device=usable_device(device or "cpu")).device  # with its index
-        targets = _made(plan, where)
+        made = {step.name: empty(plan, step, where) for step in plan.tensors}
+        targets = Targets("the result", made, {})
     else:
         targets = find_targets(model, plan)
         where = _device_of(targets, device)
         plan = freed(recipe).planned(replace(plan.choices, outputs=targets.dtypes))
-    able = _engine_on(where, engine)
+    able = engine_on(where, engine)
     held = Held(plan, targets, able, device=where, away=operands == "cpu", threads=settings.threads)
     return Live(recipe, held, able, fail_on_overflow=settings.fail_on_overflow)
 
@@ -192,18 +191,6 @@ class Live(Generic[Made]):
         )
 
 
-def _made(plan: Plan, device: torch.device) -> Targets:
-    """Return memory for the tensors of a plan."""
-    outputs = {step.name: plan.combinations[step.combination].output for step in plan.tensors}
-    tensors = {
-        step.name: torch.empty(
-            step.shape, dtype=getattr(torch, outputs[step.name].torch), device=device
-        )
-        for step in plan.tensors
-    }
-    return Targets("the result", tensors, {})
-
-
 def _device_of(targets: Targets, device: "str | torch.device | None") -> torch.device:
     """Return the device that a model is on.
 
@@ -221,21 +208,3 @@ def _device_of(targets: Targets, device: "str | torch.device | None") -> torch.d
             help=f'model.to("{asked}")',
         )
     return where
-
-
-def _engine_on(device: torch.device, name: str) -> Engine:
-    """Return the engine of that name; `auto` is the one that can use a device's memory.
-
-    Raises:
-        UsageError: the engine cannot, or there is none.
-    """
-    if name == "auto":
-        name = "gpu" if device.type == "cuda" else "cpu"
-    engine = get_engine(name)
-    reached = "cuda" if name == "gpu" else "cpu"
-    if device.type != reached and not (name == "gpu" and is_interpreted()):
-        raise UsageError(
-            f"the {name} engine cannot use the memory of {device}",
-            help=f'live(..., device="{reached}")',
-        )
-    return engine

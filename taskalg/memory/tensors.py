@@ -11,7 +11,8 @@ from itertools import groupby
 
 import torch
 
-from taskalg.engines.base import Bytes
+from taskalg.engines.base import Bytes, Engine
+from taskalg.engines.gpu.device import is_interpreted
 from taskalg.engines.registry import get_engine
 from taskalg.errors import UsageError, quoted
 from taskalg.planning.plan import Plan, Step
@@ -43,6 +44,24 @@ def usable_device(device: str | torch.device) -> torch.device:
     if found.type == "meta":
         raise UsageError("the device 'meta' holds no numbers", help='write "cpu"')
     return found
+
+
+def engine_on(device: torch.device, name: str) -> Engine:
+    """Return the engine of that name; `auto` is the one that can use a device's memory.
+
+    Raises:
+        UsageError: the engine cannot, or there is none.
+    """
+    if name == "auto":
+        name = "gpu" if device.type == "cuda" else "cpu"
+    engine = get_engine(name)
+    reached = "cuda" if name == "gpu" else "cpu"
+    if device.type != reached and not (name == "gpu" and is_interpreted()):
+        raise UsageError(
+            f"the {name} engine cannot use the memory of {device}",
+            help=f'write device="{reached}"',
+        )
+    return engine
 
 
 def tensors(
@@ -82,10 +101,10 @@ def windows(steps: Sequence[Step]) -> Iterator[list[Step]]:
         yield window
 
 
-def empty(plan: Plan, step: Step) -> torch.Tensor:
+def empty(plan: Plan, step: Step, device: torch.device = HOST) -> torch.Tensor:
     """Return memory for the tensor of a step."""
     output = plan.combinations[step.combination].output
-    return torch.empty(step.shape, dtype=getattr(torch, output.torch))
+    return torch.empty(step.shape, dtype=getattr(torch, output.torch), device=device)
 
 
 def fill(run: Pass, steps: Sequence[Step], into: Sequence[torch.Tensor]) -> None:
