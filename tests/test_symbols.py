@@ -216,8 +216,9 @@ def test_a_divisor_that_becomes_zero_is_named() -> None:
         with pytest.raises(ExpressionError, match="division by zero") as caught:
             found.given({"s": Fraction(1), "t": Fraction(1)})
         assert caught.value.note == note
-    with pytest.raises(ExpressionError, match="a divisor must not depend on the tensor"):
+    with pytest.raises(ExpressionError, match="must not depend on the tensor") as caught:
         over.given({"s": ramped(Ramp((Fraction(0), Fraction(1))))})
+    assert caught.value.note is None
     with pytest.raises(ExpressionError, match="division by zero"):
         (s - s).reciprocal()
 

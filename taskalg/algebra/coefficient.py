@@ -262,11 +262,10 @@ def _valued(symbol: Symbol, values: Mapping[str, Number]) -> Number:
     if symbol.divisor is None:
         return values[symbol.name] if symbol.name in values else _alone(symbol)
     divisor = _divisor(symbol)
-    try:
-        return divisor.given(values).reciprocal().number
-    except ExpressionError as error:
-        error.note = error.note or f"{divisor} is 0"
-        raise
+    found = divisor.given(values)
+    if not found:
+        raise ExpressionError("division by zero", note=f"{divisor} is 0")
+    return found.reciprocal().number
 
 
 def _slope(symbol: Symbol, name: str) -> Coefficient:

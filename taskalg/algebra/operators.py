@@ -81,7 +81,7 @@ def divide(a: Value, b: Value) -> Value:
     """
     if not isinstance(b, Coefficient):
         raise KindError("'/' needs a scalar on the right", note="found a checkpoint value")
-    return multiply(a, _uniform(b, "a divisor").reciprocal())
+    return multiply(a, b.reciprocal())
 
 
 def negate(a: Value) -> Value:
@@ -94,11 +94,11 @@ def scalar_text(value: Coefficient) -> str:
     return "a scalar that depends on the tensor" if value.varies else f"the scalar {value.number}"
 
 
-def _uniform(value: Value, what: str) -> Coefficient:
+def _bend(value: Value) -> Coefficient:
     if not isinstance(value, Coefficient):
-        raise KindError(f"{what} must be a scalar", note="found a checkpoint value")
+        raise KindError("an argument of ramp must be a scalar", note="found a checkpoint value")
     if value.varies:
-        raise ExpressionError(f"{what} must not depend on the tensor")
+        raise ExpressionError("an argument of ramp must not depend on the tensor")
     return value
 
 
@@ -119,7 +119,7 @@ def _analogy(values: Sequence[Value]) -> Value:
 
 
 def _ramp(values: Sequence[Value]) -> Value:
-    bends = [_uniform(value, "an argument of ramp") for value in values]
+    bends = [_bend(value) for value in values]
     numbers = [bend.constant for bend in bends]
     if None not in numbers:
         return ramped(Ramp(tuple(number for number in numbers if number is not None)))
