@@ -134,8 +134,7 @@ def _known(name: str, names: Mapping[str, Any], what: str) -> Any:
 def _bound(name: str, now: Named, value: Weights | Number) -> Named:
     if isinstance(now, Coefficient):
         return Coefficient(_number(name, value))
-    weights = is_in_memory(value) or isinstance(value, str | os.PathLike)
-    if not weights or isinstance(value, Expression):
+    if not (is_in_memory(value) or isinstance(value, str | os.PathLike)):
         raise _wrong(name, "a checkpoint", "a path, a state dict or a module", value)
     return mention(value, now.sort, name, base=now.base)
 

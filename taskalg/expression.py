@@ -20,7 +20,7 @@ from taskalg.checkpoints.base import Checkpoint, Opening
 from taskalg.checkpoints.memory import open_memory
 from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.compiler import locate
-from taskalg.errors import KindError, Source, TaskalgError
+from taskalg.errors import KindError, Source, TaskalgError, UsageError, quoted
 from taskalg.planning.align import align, strip_prefix
 from taskalg.planning.difference import where_not_zero
 from taskalg.planning.donor import choose_donor, opened
@@ -239,6 +239,11 @@ class Expression(Arithmetic):
         return self.opened[key]
 
     def _found(self, reference: Reference) -> Checkpoint | None:
+        if isinstance(reference.held, Expression):
+            raise UsageError(
+                f"{quoted(reference.name or '')} is bound to a recipe, which has no weights yet",
+                help="combine recipes with + - * /, or save that one first",
+            )
         if reference.held is not None:
             return open_memory(reference.held)
         if reference.path is None:

@@ -182,7 +182,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
     "weights": ({"s": {}}, "'s' is a scalar, so it is bound to a number", "found dict"),
     "no number": ({"s": "x"}, "'x' is not a number", "write it like 0.4"),
     "infinite": ({"s": float("inf")}, "inf is not a finite number", ""),
-    "a recipe": ({"ft": taskalg.compile("1")}, "'ft' is a checkpoint", "found Recipe"),
+    "a recipe": ({"ft": taskalg.compile("1")}, "'ft' is bound to a recipe", "+ - * /"),
     "no file": ({"ft": "nowhere"}, "nowhere", ""),
     "no name": ({"a b": 1}, "'a b' cannot be a name", "a_b"),
 }
@@ -194,6 +194,16 @@ def test_a_mistake_says_what_there_is(folder: Path, case: tuple[dict[str, Any], 
     with pytest.raises(TaskalgError) as caught:
         with_text(folder).bind(**values).plan()
     assert words in str(caught.value) and more in str(caught.value)
+
+
+def test_a_recipe_is_no_weights_at_any_door(folder: Path) -> None:
+    recipe = with_text(folder)
+    with pytest.raises(UsageError, match="'x' is bound to a recipe"):
+        taskalg.compile("2*x", models={"x": recipe}).plan()
+    with pytest.raises(UsageError, match="'x' is bound to a recipe"):
+        taskalg.checkpoint(recipe, name="x")
+    with pytest.raises(UsageError, match="is bound to a recipe"):
+        taskalg.task(recipe, recipe)
 
 
 def test_what_operators_made_has_no_named_scalars(folder: Path) -> None:
