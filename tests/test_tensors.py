@@ -1,8 +1,9 @@
 """Results in memory: the bytes that files would hold, and models written in place."""
 
-import gc
 import logging
 import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import taskalg as ta
 from taskalg.checkpoints.arrays import Array
 from taskalg.language.nodes import Node
 from taskalg.memory import loading
+from taskalg.memory.resident import is_resident
 from taskalg.running.reading import Inputs, Stored
 from tests import oracle, strategies
 from tests.oracle import Tensor, Tensors
@@ -26,6 +28,7 @@ from tests.test_execute import bits, floats, integers, overflowing
 from tests.test_execute import recipe as on_files
 from tests.test_laws import expected_rows, in_files, on_disk, recipe_in
 from tests.test_lora import gpt2, trained
+from tests.test_memory import on_device
 
 State = dict[str, torch.Tensor]
 CODES = {
@@ -83,6 +86,14 @@ def windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("taskalg.memory.tensors.WINDOW", request.param)
 
 
+@pytest.fixture(params=["streamed", "resident"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Take the way of operands that are on a device, with the host for it, or the usual one."""
+    is_resident = request.param == "resident"
+    monkeypatch.setattr("taskalg.memory.resident.is_resident", lambda *a: is_resident)
+    return str(request.param)
+
+
 # ---- The same bytes as files
 
 
@@ -114,7 +125,7 @@ def test_tensors_are_the_bytes_and_the_order_of_the_file(
 
 @pytest.mark.parametrize("engine", ["cpu", "reference"])
 @pytest.mark.parametrize("text", ["base + 0.3*(ft - base)", "ft - base", "base + 0*ft"])
-@pytest.mark.usefixtures("windows")
+@pytest.mark.usefixtures("windows", "way")
 def test_a_state_dict_is_what_the_file_holds(tmp_path: Path, engine: str, text: str) -> None:
     made = mixed(weights(1), weights(2), text)
     made.save(tmp_path / "out.safetensors", engine=engine)
@@ -122,6 +133,7 @@ def test_a_state_dict_is_what_the_file_holds(tmp_path: Path, engine: str, text: 
     assert seen(made.state_dict(engine=engine)) == seen(wanted)
 
 
+@pytest.mark.usefixtures("way")
 def test_tensors_that_are_zero_are_written_too(tmp_path: Path) -> None:
     state = {"a": floats("F32", 1, 2), "b": floats("F16", 3), "c": bits("F32", 0xFFFFFFFF)}
     made = on_files(tmp_path, '(ft - base)["a"]', base=state, ft=state | {"a": floats("F32", 2, 2)})
@@ -133,7 +145,7 @@ def test_tensors_that_are_zero_are_written_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["base + 0.5*(ft - base)", "ft - base"])
 @pytest.mark.parametrize("donor", ["base", "ft"])
-@pytest.mark.usefixtures("windows")
+@pytest.mark.usefixtures("windows", "way")
 def test_common_rows_are_those_of_the_file(tmp_path: Path, text: str, donor: str) -> None:
     base = {"e": torch.randn(7, 5), "w": torch.randn(3)}
     ft = {"e": torch.randn(9, 5), "w": torch.randn(3)}
@@ -150,6 +162,7 @@ def test_only_shared_is_that_of_the_file(tmp_path: Path) -> None:
     assert found["w"].tolist() == pytest.approx([0.7] * 3)
 
 
+@pytest.mark.usefixtures("way")
 def test_adapters_are_operands(tmp_path: Path) -> None:
     base = gpt2()
     base.save_pretrained(tmp_path / "base")
@@ -167,6 +180,7 @@ def test_adapters_are_operands(tmp_path: Path) -> None:
         assert torch.equal(base.state_dict()[name], tensor), name
 
 
+@pytest.mark.usefixtures("way")
 def test_every_tensor_has_memory_of_its_own() -> None:
     found = mixed(weights(1), weights(2)).state_dict()
     places = {t.untyped_storage().data_ptr() for t in found.values() if t.numel()}
@@ -177,6 +191,7 @@ def test_every_tensor_has_memory_of_its_own() -> None:
 # ---- Errors, and what is kept
 
 
+@pytest.mark.usefixtures("way")
 def test_an_overflow_is_an_error_or_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,11 +220,11 @@ def test_mistakes_are_told_before_the_first_tensor_is_asked_for() -> None:
         mixed(weights(1), weights(2)).tensors(engine="abacus")
 
 
+@pytest.mark.usefixtures("way")
 def test_nothing_is_kept_of_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taskalg.memory.tensors.WINDOW", 5000)
     alive: list[weakref.ref[torch.Tensor]] = []
     for _, tensor in mixed(weights(1), weights(2)).tensors():
-        gc.collect()
         assert not any(reference() is not None for reference in alive)
         alive.append(weakref.ref(tensor))
         del tensor
@@ -238,6 +253,7 @@ def test_files_stay_open_between_windows_and_are_closed_when_the_iterator_is(
     assert open_files() == []
 
 
+@pytest.mark.usefixtures("way")
 def test_inputs_that_are_to_be_equal_are_compared_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +295,7 @@ class Model(torch.nn.Module):
         self.to(dtype)
 
 
+@pytest.mark.usefixtures("way")
 def test_a_model_gets_what_a_file_would_hold_and_stays_tied(tmp_path: Path) -> None:
     made, model = mixed(Model(1), Model(2)), Model(3)
     made.save(tmp_path / "out.safetensors")
@@ -292,6 +309,7 @@ def test_a_model_gets_what_a_file_would_hold_and_stays_tied(tmp_path: Path) -> N
     assert model.scratch.tolist() == [3, 3]
 
 
+@pytest.mark.usefixtures("way")
 def test_a_file_that_stores_a_tied_weight_once_is_enough(tmp_path: Path) -> None:
     paths: list[Any] = []
     for seed in (1, 2):
@@ -307,6 +325,7 @@ def test_a_file_that_stores_a_tied_weight_once_is_enough(tmp_path: Path) -> None
     assert model.inv_freq.tolist() == [5, 5, 5]
 
 
+@pytest.mark.usefixtures("way")
 def test_two_values_for_one_weight_are_refused_before_anything_is_written() -> None:
     untied = copied(Model(2).state_dict())
     untied["head.weight"] += 1
@@ -336,6 +355,7 @@ def other(like: torch.Tensor) -> dict[str, State]:
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("way")
 def test_a_model_s_tensors_may_have_dtypes_and_layouts_of_their_own(seed: int) -> None:
     base, ft = weights(1), weights(2)
     generator = torch.Generator().manual_seed(seed)
@@ -372,6 +392,7 @@ def test_names_may_differ_by_one_prefix() -> None:
     assert seen(plain.state_dict()) == seen(wanted)
 
 
+@pytest.mark.usefixtures("way")
 def test_autograd_notices_and_parameters_stay_trainable() -> None:
     model = Model(3)
     frozen, weight = (layer.get_parameter("weight") for layer in model.inner)
@@ -388,6 +409,7 @@ def test_autograd_notices_and_parameters_stay_trainable() -> None:
     assert turned._version > 0 and turned.requires_grad
 
 
+@pytest.mark.usefixtures("way")
 def test_tensors_of_inference_mode_are_written_too() -> None:
     with torch.inference_mode():
         state = copied(weights(1)) | {"w": torch.zeros(33, 70).t()}
@@ -400,7 +422,7 @@ def test_tensors_of_inference_mode_are_written_too() -> None:
 
 
 @pytest.mark.parametrize("text", ["base + 0.3*(ft - base)", "ft + 0*base", "2*base - ft"])
-@pytest.mark.usefixtures("windows")
+@pytest.mark.usefixtures("windows", "way")
 def test_a_model_may_be_an_operand_of_its_own_result(text: str) -> None:
     base, ft = Model(1, torch.bfloat16), Model(2, torch.bfloat16)
     wanted = mixed(base, ft, text).state_dict()
@@ -447,7 +469,8 @@ def in_one_storage(dtype: torch.dtype = torch.float32) -> State:
 
 @pytest.mark.parametrize("case", ALIASES)
 @pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("block", [48, 4000, 3_000_000])
+@pytest.mark.parametrize("block", [600, 3_000_000])
+@pytest.mark.usefixtures("way")
 def test_memory_shared_in_any_way_gives_the_bits_of_memory_that_is_not(
     case: str, turned: bool, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -573,3 +596,50 @@ def test_a_failure_half_way_is_told_and_autograd_knows(monkeypatch: pytest.Monke
 def quiet() -> Iterator[None]:
     yield
     assert open_files() == [] if Path("/proc/self/fd").exists() else True
+
+
+# ---- On a device
+
+INTERPRETED = """
+import torch, taskalg as ta
+from taskalg.engines.gpu.engine import GpuEngine
+made = []
+real = GpuEngine.resident
+GpuEngine.resident = lambda self, *a, **k: made.append(1) or real(self, *a, **k)
+def state(seed):
+    torch.manual_seed(seed)
+    return {"w": torch.randn(20, 3).bfloat16(), "v": torch.randn(7), "n": torch.arange(3)}
+recipe = ta.compile("base + 0.3*ft", base=state(1), tasks={"ft": state(2)})
+model = state(3)
+recipe.load_into(model, engine="gpu")
+wanted = recipe.state_dict(engine="cpu")
+count = len(made)
+found = recipe.state_dict(engine="gpu")
+assert count and len(made) > count, made
+for name, tensor in wanted.items():
+    assert torch.equal(found[name], tensor) and torch.equal(model[name], tensor), name
+"""
+
+
+def test_an_engine_that_is_on_the_operands_device_evaluates_them_there() -> None:
+    pytest.importorskip("triton", reason="the interpreter is Triton's")
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERPRETED],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_operands_on_a_device_choose_the_way() -> None:
+    away, here = on_device(weights(1)), weights(2)
+    cuda, host = torch.device("cuda:0"), torch.device("cpu")
+    for base, ft, there in ((here, here, False), (away, here, True), (away, away, True)):
+        plan = mixed(base, ft).plan()
+        assert is_resident(plan, "auto", cuda) is there
+        assert is_resident(plan, "gpu", cuda) is there
+        assert not is_resident(plan, "cpu", cuda)
+        assert not is_resident(plan, "auto", torch.device("cuda:1"))
+        assert not is_resident(plan, "auto", host)

@@ -15,7 +15,7 @@ import torch
 
 from taskalg.algebra.coefficient import Number
 from taskalg.algebra.kinds import Kind
-from taskalg.checkpoints.base import TensorSpec
+from taskalg.checkpoints.base import Checkpoint, TensorSpec
 from taskalg.dtypes import DType
 from taskalg.engines.base import Engine, Group, Resident, Tally
 from taskalg.memory.loading import compare_shared
@@ -75,6 +75,7 @@ class Held:
         away: whether operands that are not on the device stay in host memory. Otherwise only those
             do that do not fit.
         threads: of an engine on the host.
+        checkpoints: the plan's, on this machine; None fetches them.
 
     Attributes:
         parts: what is evaluated.
@@ -96,6 +97,7 @@ class Held:
         device: torch.device,
         away: bool = False,
         threads: int | None = None,
+        checkpoints: Sequence[Checkpoint] | None = None,
     ) -> None:
         self.plan, self.targets, self.device = plan, targets, device
         self._engine, self._threads = engine, threads
@@ -107,7 +109,8 @@ class Held:
         ]
         steps = [step for step in plan.steps if step.name in targets.tensors]
         sums = [self._sum(step) for step in steps if not self._is_given(step)]
-        checkpoints = fetched_inputs(plan, Settings())
+        if checkpoints is None:
+            checkpoints = fetched_inputs(plan, Settings())
         written = Ranges(span(t)[1:] for t in targets.tensors.values() if t.numel())
         # a pass that evaluates nothing, and so needs no coefficients
         with Pass(replace(plan, combinations=()), engine, checkpoints, Settings()) as run:

@@ -34,7 +34,7 @@ def load(plan: Plan, targets: Targets, engine: str, settings: Settings) -> None:
     256 MB of tensors at a time, or the largest one, where they are not contiguous on the host.
     """
     steps = [step for step in plan.steps if step.name in targets.tensors]
-    inputs = _kept(fetched_inputs(plan, settings), plan, steps, targets)
+    inputs = kept(fetched_inputs(plan, settings), plan, steps, targets)
     with Pass(plan, get_engine(engine), inputs, settings) as run:
         run.compare()
         compare_shared(plan, run.inputs, targets)
@@ -100,8 +100,8 @@ def _hold_the_same(inputs: Inputs, operand: int, a: TensorSpec, b: TensorSpec) -
     return not computed and inputs.equal(Stored(operand, a), Stored(operand, b))
 
 
-def _kept(
-    inputs: list[Checkpoint], plan: Plan, steps: Sequence[Step], targets: Targets
+def kept(
+    inputs: Sequence[Checkpoint], plan: Plan, steps: Sequence[Step], targets: Targets
 ) -> list[Checkpoint]:
     """Copy arrays of the inputs that would be overwritten before they are read."""
     written = _Written(targets)
@@ -115,13 +115,13 @@ def _kept(
                 place = (arrays[spec.shard].device, start, start + spec.nbytes)
                 if not written.leaves(place, step, is_itself=spec is source):
                     wanted.add((operand, spec.shard))
-    kept = list(inputs)
+    found = list(inputs)
     for operand, index in wanted:
-        arrays = kept[operand].arrays
-        kept[operand] = replace(
-            kept[operand], arrays=(*arrays[:index], _copied(arrays[index]), *arrays[index + 1 :])
+        arrays = found[operand].arrays
+        found[operand] = replace(
+            found[operand], arrays=(*arrays[:index], _copied(arrays[index]), *arrays[index + 1 :])
         )
-    return kept
+    return found
 
 
 class _Written:

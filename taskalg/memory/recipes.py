@@ -60,9 +60,11 @@ class InMemory(Planned):
 
         Memory: 128 MB of buffers, and 256 MB of tensors at a time, or the largest one.
         """
+        from taskalg.memory.resident import is_resident, resident_tensors
         from taskalg.memory.tensors import tensors, usable_device
 
-        settings = _settings(threads, on_overflow)
+        check_engine(engine)
+        settings, place = _settings(threads, on_overflow), usable_device(device)
         plan = self.plan(
             dtype=dtype,
             donor=donor,
@@ -70,7 +72,8 @@ class InMemory(Planned):
             only_shared=only_shared,
             rows=rows,
         )
-        return tensors(plan, check_engine(engine), usable_device(device), settings)
+        evaluated = resident_tensors if is_resident(plan, engine, place) else tensors
+        return evaluated(plan, engine, place, settings)
 
     def state_dict(
         self,
@@ -144,15 +147,19 @@ class InMemory(Planned):
         Memory: 128 MB of buffers for a model on the host; no second model.
         """
         from taskalg.memory.loading import load
+        from taskalg.memory.resident import is_resident, resident_load
         from taskalg.memory.targets import find_targets
 
+        check_engine(engine)
         settings = _settings(threads, on_overflow)
         plan = self.plan(
             donor=donor, allow_partial=allow_partial, only_shared=only_shared, rows=rows
         )
         targets = find_targets(model, plan)
-        rounded_once = replace(plan.choices, outputs=targets.dtypes)
-        load(self.planned(rounded_once), targets, check_engine(engine), settings)
+        plan = self.planned(replace(plan.choices, outputs=targets.dtypes))  # rounded once
+        places = targets.devices
+        there = len(places) == 1 and is_resident(plan, engine, *places)
+        (resident_load if there else load)(plan, targets, engine, settings)
 
     def live(
         self,

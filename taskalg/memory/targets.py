@@ -32,6 +32,11 @@ class Targets:
     shared: Mapping[str, str]  # a name of the result -> the one whose tensor is the same memory
 
     @property
+    def devices(self) -> set[torch.device]:
+        """Where they are."""
+        return {tensor.device for tensor in self.tensors.values()}
+
+    @property
     def dtypes(self) -> dict[str, DType]:
         """The dtype of each floating tensor, by the result's names."""
         of = {name: BY_NAME[_dtype_name(tensor)] for name, tensor in self.tensors.items()}

@@ -14,7 +14,7 @@ import torch
 from taskalg.engines.base import Bytes, Engine
 from taskalg.engines.gpu.device import is_interpreted
 from taskalg.engines.registry import get_engine
-from taskalg.errors import UsageError, quoted
+from taskalg.errors import UsageError, listed, quoted
 from taskalg.planning.plan import Plan, Step
 from taskalg.running.blocks import cut_steps
 from taskalg.running.execute import fetched_inputs
@@ -34,8 +34,7 @@ def usable_device(device: str | torch.device) -> torch.device:
         UsageError: there is none of that name, or this torch cannot use it.
     """
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
+        found = torch.empty(0, device=device).device  # with its index
     except (RuntimeError, AssertionError) as error:  # torch asserts that it knows CUDA
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UsageError(
@@ -117,6 +116,11 @@ def tell(run: Pass) -> None:
     """Log what a user should know of a result that comes without a report."""
     for note in run.notes():
         _log.warning("%s", note)
+
+
+def tell_overflow(names: Sequence[str]) -> None:
+    """Log which tensors overflow where that is no error."""
+    _log.warning("results overflow in %s", listed([quoted(name) for name in names]))
 
 
 def _bytes(tensor: torch.Tensor) -> Bytes:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from taskalg.dtypes import DType
 from taskalg.engines.base import Tally
+from taskalg.errors import OverflowingError, quoted
 from taskalg.planning.plan import Plan
 from taskalg.units import bytes_text
 
@@ -28,3 +30,12 @@ class Report:
         return f"Report({len(self.plan.tensors)} tensors, {size}, {self.seconds:.1f} s)"
 
     __repr__ = __str__
+
+
+def overflow_error(name: str, dtype: DType) -> OverflowingError:
+    """Return the error that a tensor's results are too large."""
+    return OverflowingError(
+        f"tensor {quoted(name)} overflows {dtype}",
+        note="a result is too large for the dtype although every input was finite",
+        help="choose a wider --dtype, smaller coefficients, or --on-overflow warn",
+    )

@@ -17,7 +17,7 @@ import numpy as np
 from taskalg.algebra.kinds import Kind
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.engines.base import Bytes, Engine, Evaluate, Tally
-from taskalg.errors import MismatchError, OverflowingError, listed, quoted
+from taskalg.errors import MismatchError, listed, quoted
 from taskalg.machine import available_threads
 from taskalg.output.layout import SHARD_SIZE
 from taskalg.planning.combination import Combination
@@ -25,6 +25,7 @@ from taskalg.planning.mismatch import copies_differ
 from taskalg.planning.plan import Plan
 from taskalg.running.blocks import ALIGNMENT, Block, Piece, arena_size
 from taskalg.running.reading import Inputs, Stored
+from taskalg.running.report import overflow_error
 from taskalg.running.sinks import Sink
 
 _TICK = 0.1  # seconds between two calls of `progress`
@@ -260,11 +261,7 @@ class Pass:
                 self._overflowed |= {step.name: None} if tally.overflowed else {}
                 self._nonfinite |= {step.name: None} if tally.nonfinite else {}
             if tally.overflowed and self.settings.fail_on_overflow:
-                raise OverflowingError(
-                    f"tensor {quoted(step.name)} overflows {combination.output}",
-                    note="a result is too large for the dtype although every input was finite",
-                    help="choose a wider --dtype, smaller coefficients, or --on-overflow warn",
-                )
+                raise overflow_error(step.name, combination.output)
             start = end
 
 
