@@ -42,7 +42,10 @@ ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "grammar" / "README.md"
 DOCUMENTS = [ROOT / "README.md", REFERENCE]
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.ta"))
-SCRIPTS = [ROOT / "examples" / name for name in ("negate.py", "add.py", "embed.py")]
+SCRIPTS = [
+    ROOT / "examples" / name
+    for name in ("negate.py", "add.py", "embed.py", "learn_coefficients.py")
+]
 MODELS = ("base", "a", "b", "c", "ft", "math", "code")  # names that the examples may use
 TASKS = ("toxic", "sent_yelp", "lm_yelp", "lm_amazon")
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -381,6 +381,22 @@ def test_equal_values_share_a_selector() -> None:
     assert [f.text(s=values).count(text) for text in ("0.5[", "- 0.25[", "layers.1")] == [1, 1, 0]
 
 
+def test_the_example_learns_more_than_a_grid_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    from examples import learn_coefficients
+
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        found = learn_coefficients.main()
+    torch.set_num_threads(threads)
+    base, learned, grid, hindsight = map(sum, found.values())
+    assert learned < 0.985 * hindsight <= hindsight <= grid < base
+    assert str(ta.compile(tmp_path / "learned" / "learned.ta")).startswith("base + 0.60")
+
+
 # ---- What cannot be
 
 
