@@ -15,11 +15,13 @@ import torch
 
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.binding import freed
+from taskalg.checkpoints.arrays import HOST
 from taskalg.errors import Source, UsageError, listed, quoted
 from taskalg.expression import Expression, Written
 from taskalg.memory.learnable import Learnable, Scalar, Values
 from taskalg.memory.merged import Merged
 from taskalg.memory.tensors import engine_on, usable_device
+from taskalg.planning.donor import opened
 from taskalg.planning.plan import Plan
 from taskalg.recipe_text import recipe_text
 
@@ -40,7 +42,7 @@ def functional(
     Args:
         recipe: with the scalars' values to begin with.
         plan: of the same with its scalars freed.
-        device: where operands and weights are; None is the CPU.
+        device: where operands and weights are; None is where the donor's tensors are, or the CPU.
         per_tensor: scalars that get a value for each tensor.
         engine: a name.
         threads: by default the smaller of 8 and what this process may use.
@@ -59,7 +61,7 @@ def functional(
             raise UsageError(
                 f"the recipe has no scalar {quoted(name)}", help=f"it has {listed(sorted(scalars))}"
             )
-    where = torch.empty(0, device=usable_device(device or "cpu")).device  # with its index
+    where = torch.empty(0, device=usable_device(device or _home(plan))).device  # with its index
     able = engine_on(where, engine)
     merged = Merged(plan, able, where, per_tensor=per_tensor, threads=threads)
     return Functional(recipe, merged, per_tensor)
@@ -86,7 +88,8 @@ class Functional(Generic[Made]):
         for name, value in scalars.items():
             start = torch.full(self._learnable.shape(name), float(value), dtype=torch.float32)
             self._parameters[name] = torch.nn.Parameter(start)
-        self.recipe()  # what cannot be written down is refused before it is learned
+        different = torch.arange(1.0, len(merged.changing) + 1)
+        self.recipe(**dict.fromkeys(per_tensor, different))  # refuses now what cannot be written
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -160,6 +163,12 @@ class Functional(Generic[Made]):
 
     def _text(self, learned: Mapping[str, Coefficient]) -> str:
         return recipe_text(freed(self._recipe).resolved, learned)
+
+
+def _home(plan: Plan) -> str:
+    """Return the device that the donor's tensors are on."""
+    devices = {array.device for array in opened(plan.operands[plan.donor]).arrays}
+    return devices.pop() if len(devices) == 1 else HOST
 
 
 class _Call:

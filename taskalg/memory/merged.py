@@ -59,9 +59,9 @@ class Merged:
         changing = set(self.changing)
         rest = [step for step in self._plan.steps if step.name not in changing]
         self.fixed = self._empty(rest)
-        Held(self._plan, Targets("", self.fixed, {}), engine, device=device).evaluate({})
+        self._hold(self.fixed).evaluate({})
         places = self._empty(self._changing)  # for their dtypes and shapes: nothing is written here
-        self._held = Held(self._plan, Targets("", places, {}), engine, device=device)
+        self._held = self._hold(places)
         for tensor in places.values():
             tensor.untyped_storage().resize_(0)
         self._slopes = [[slopes_of(row) for row in part.rows] for part in self._held.parts]
@@ -97,6 +97,10 @@ class Merged:
     def _changes(self, step: Step) -> bool:
         row = self._plan.combinations[step.combination].coefficients
         return not all(isinstance(number, Fraction) for number in row)
+
+    def _hold(self, targets: Tensors) -> Held:
+        found = Targets("the result", targets, {})
+        return Held(self._plan, found, self._engine, device=self._device, threads=self._threads)
 
     def _empty(self, steps: Sequence[Step]) -> dict[str, torch.Tensor]:
         return {step.name: empty(self._plan, step, self._device) for step in steps}

@@ -242,7 +242,8 @@ class InMemory(Planned):
         with weights that have gradients by `f.parameters()`, and `f.recipe()` is what was learned.
 
         Args:
-            device: where operands and weights are; by default the CPU.
+            device: where operands and weights are; by default where the donor's tensors are in
+                memory, else the CPU.
             per_tensor: scalars that get a value for each tensor, as in layer-wise AdaMerging.
             dtype: of floating tensors, such as "bf16"; by default the donor's.
             donor: the checkpoint whose names and dtypes the result takes.
