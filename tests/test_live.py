@@ -391,8 +391,8 @@ def test_what_is_held_and_moved_is_shown() -> None:
     assert str(live).splitlines() == [
         "base - s*base + s*ft",
         "  s = 0.4",
-        "  base: 9.3 kB in place",
-        "  ft: 9.3 kB in place",
+        "  base: 9.31 kB in place",
+        "  ft: 9.31 kB in place",
         "  one set reads 18.6 kB and writes 9.3 kB on cpu (cpu)",
     ]
     live.reset()
