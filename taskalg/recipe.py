@@ -1,4 +1,4 @@
-"""A recipe as a Python value: explain it, save it. Nothing is evaluated before `save`."""
+"""A recipe as a Python value: bind its names, explain it, save it, or evaluate it in memory."""
 
 import os
 from collections.abc import Callable, Iterable

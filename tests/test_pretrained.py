@@ -12,6 +12,8 @@ import taskalg as ta
 torch = pytest.importorskip("torch", reason="models are made with torch")
 transformers = pytest.importorskip("transformers", reason="models are made with transformers")
 
+from tests.hub_server import Hub  # noqa: E402
+from tests.test_hub import hub, server  # noqa: E402, F401
 from tests.test_transformers import bert, gpt2, save_all, t5  # noqa: E402
 
 EXPRESSION = "base + 0.4*ft"
@@ -158,6 +160,31 @@ def test_a_recipe_file_is_a_source(tmp_path: Path) -> None:
     paths = saved(tmp_path, gpt2)
     wanted = transformers.AutoModelForCausalLM.from_pretrained(paths["base"])
     compare(ta.from_pretrained(tmp_path / "recipe.ta"), wanted)
+
+
+def test_models_on_the_hub_are_sources(tmp_path: Path, hub: Hub) -> None:  # noqa: F811
+    paths = saved(tmp_path, gpt2)
+    for name, path in paths.items():
+        hub.put(f"org/{name}", {file.name: file.read_bytes() for file in path.iterdir()})
+    found = ta.from_pretrained(EXPRESSION, base="org/base", tasks={"ft": "org/ft"})
+    compare(found, ta.from_pretrained(EXPRESSION, base=paths["base"], tasks={"ft": paths["ft"]}))
+
+
+def test_tensors_are_taken_over_and_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, int] = {}
+
+    def state_dict(self: ta.Recipe, **options: Any) -> dict[str, Any]:
+        state = real(self, **options)
+        given.update({name: tensor.data_ptr() for name, tensor in state.items()})
+        return state
+
+    real = ta.Recipe.state_dict
+    monkeypatch.setattr(ta.Recipe, "state_dict", state_dict)
+    paths = saved(tmp_path, llama)
+    model = ta.from_pretrained("base", base=paths["base"])
+    assert given == {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
 
 
 def test_what_is_no_model_or_lacks_weights_is_told(tmp_path: Path) -> None:
