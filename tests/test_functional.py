@@ -414,7 +414,7 @@ def test_any_name_of_a_tensor_can_be_written_down(tmp_path: Path) -> None:
 
 
 def test_equal_values_share_a_selector() -> None:
-    f = recipe("base + s*one", s="0.5").functional(per_tensor=["s"])
+    f = recipe("base + s*one", s="0.5").functional(per_tensor="s")
     assert f.text().count("0.5") == 1
     values = torch.tensor([0.5] * 3 + [0.0] * 2 + [-0.25] * (len(f.tensors) - 5))
     assert [f.text(s=values).count(text) for text in ("0.5[", "- 0.25[", "layers.1")] == [1, 1, 0]

@@ -33,7 +33,7 @@ def functional(
     plan: Plan,
     *,
     device: "str | torch.device | None",
-    per_tensor: Collection[str],
+    per_tensor: str | Collection[str],
     engine: str,
     threads: int | None,
 ) -> "Functional[Made]":
@@ -51,20 +51,21 @@ def functional(
         TaskalgError: as `Recipe.functional` says.
     """
     scalars = recipe.scalars
+    names = [per_tensor] if isinstance(per_tensor, str) else list(per_tensor)
     if not scalars:
         raise UsageError(
             "the recipe has no scalars to learn",
             help='name them: compile("base + strength*toxic", …, set={"strength": 0.4})',
         )
-    for name in per_tensor:
+    for name in names:
         if name not in scalars:
             raise UsageError(
                 f"the recipe has no scalar {quoted(name)}", help=f"it has {listed(sorted(scalars))}"
             )
     where = torch.empty(0, device=usable_device(device or _home(plan))).device  # with its index
     able = engine_on(where, engine)
-    merged = Merged(plan, able, where, per_tensor=per_tensor, threads=threads)
-    return Functional(recipe, merged, per_tensor)
+    merged = Merged(plan, able, where, per_tensor=names, threads=threads)
+    return Functional(recipe, merged, names)
 
 
 class Functional(Generic[Made]):
@@ -118,7 +119,8 @@ class Functional(Generic[Made]):
         given = self._given(scalars)
         names = [name for name, value in given.items() if isinstance(value, torch.Tensor)]
         call = _Call(self._merged, self._learnable, given)
-        made: Any = _Merge.apply(call, names, *(given[name] for name in names))  # type: ignore[no-untyped-call]
+        merge: Any = _Merge.apply
+        made = merge(call, names, *(given[name] for name in names))
         changing = dict(zip(self.tensors, made, strict=True))
         fixed = self._merged.fixed  # copied, for a module may write to its buffers
         return {
@@ -130,7 +132,8 @@ class Functional(Generic[Made]):
         """Return the recipe with the parameters' values, or those that are given.
 
         A scalar is the shortest decimal that it is in its own dtype; one per tensor is a sum of
-        such decimals, each for its tensors, as `0.41["a.weight"] + 0.3["b.weight"]`.
+        such decimals, each for its tensors, as `0.41["a.weight"] + 0.3["b.weight"]`. What it saves
+        are the weights to the bit, with the donor and dtype that `functional` was given.
 
         Raises:
             UsageError: as for a call.
@@ -202,8 +205,8 @@ class _Merge(torch.autograd.Function):
             name if needed else None
             for name, needed in zip(ctx.names, ctx.needs_input_grad[2:], strict=True)
         ]
-        found: Any = _Slopes.apply(ctx.call, wanted, *ctx.scalars, *gradients)  # type: ignore[no-untyped-call]
-        return None, None, *found
+        slopes: Any = _Slopes.apply
+        return None, None, *slopes(ctx.call, wanted, *ctx.scalars, *gradients)
 
 
 class _Slopes(torch.autograd.Function):

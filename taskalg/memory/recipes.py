@@ -230,7 +230,7 @@ class InMemory(Planned):
         self,
         *,
         device: "str | torch.device | None" = None,
-        per_tensor: Collection[str] = (),
+        per_tensor: str | Collection[str] = (),
         dtype: str | None = None,
         donor: str | None = None,
         engine: str = "auto",
