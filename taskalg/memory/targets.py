@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from taskalg.checkpoints.base import TensorSpec
 from taskalg.checkpoints.memory import BY_NAME, called, is_in_memory
@@ -88,7 +89,9 @@ def _tensors(model: Any, words: str) -> dict[str, torch.Tensor]:
     found = {}
     for name, value in (model if is_state else model.state_dict()).items():
         reason = None
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, UninitializedParameter | UninitializedBuffer):
+            reason = "has no shape yet: the module has to run once"
+        elif isinstance(value, torch.Tensor):
             found[name] = value.detach()
             reason = _unwritable(found[name])
         elif is_state:  # a module may give more than tensors
@@ -117,6 +120,10 @@ def _unwritable(tensor: torch.Tensor) -> str | None:
         return "is on the device meta, which holds no numbers"
     if any(size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True)):
         return "is expanded: several of its elements are one"
+    first = tensor.storage_offset() * tensor.itemsize
+    _, start, end = span(tensor)
+    if tensor.numel() and first + end - start > tensor.untyped_storage().nbytes():
+        return "is larger than the memory behind it"
     return None
 
 
