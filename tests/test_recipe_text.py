@@ -87,6 +87,23 @@ def test_a_scalar_that_depends_on_the_tensor_has_a_line_for_each_part() -> None:
     assert again(text) == ta.Recipe.of_program(recipe.evaluation.again({"s": squared}))
 
 
+def test_paths_are_those_that_were_opened(folder: Path) -> None:
+    models = folder / "models"
+    models.mkdir()
+    (folder / "a.safetensors").rename(models / "tuned.safetensors")
+    zoo, recipe = models / "zoo.ta", folder / "recipe.ta"
+    zoo.write_text('base = checkpoint("../base.safetensors")\nx = task("tuned.safetensors")\n')
+    recipe.write_text('use "models/zoo.ta"\nstrength = 0.3\nbase + strength*x\n')
+    found = ta.compile(Path("recipe.ta"))
+    assert text_of(found) == (
+        'base = checkpoint("models/../base.safetensors")\n'
+        'x = task("models/tuned.safetensors", base)\n'
+        "strength = 0.3\n"
+        "base + strength*x\n"
+    )
+    assert again(text_of(found)) == found
+
+
 def test_a_path_that_no_quotes_hold_is_told(folder: Path) -> None:
     odd = folder / 'it\'s "odd".safetensors'
     (folder / "a.safetensors").rename(odd)

@@ -240,6 +240,7 @@ class InMemory(Planned):
 
         `f = recipe.functional()`, then `torch.func.functional_call(model, f(), inputs)` computes
         with weights that have gradients by `f.parameters()`, and `f.recipe()` is what was learned.
+        Operands that are in memory on the device are used where they are, and must not change.
 
         Args:
             device: where operands and weights are; by default where the donor's tensors are in
