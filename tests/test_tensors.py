@@ -445,6 +445,7 @@ ALIASES: dict[str, Alias] = {
     "a part of another": lambda m: m | {"c": m["a"][3], "d": flat(m)[100:140]},
     "every other": lambda m: m | {"c": flat(m)[::2][:40], "d": m["a"][:, 7]},
     "broadcast": lambda m: m | {"a": m["c"].expand(40, 40)},
+    "its own row before": lambda m: m | {"e": flat(m)[3280:4880].view(40, 40)},
     "itself": lambda m: dict(m),
 }
 
@@ -457,13 +458,14 @@ def flat(model: State) -> torch.Tensor:
 
 def in_one_storage(dtype: torch.dtype = torch.float32) -> State:
     generator = torch.Generator().manual_seed(4)
-    memory = torch.randn(2 * 1600 + 80, generator=generator).to(dtype)
-    sizes = {"a": (40, 40), "b": (40, 40), "c": (40,), "d": (40,)}
+    memory = torch.randn(3 * 1600 + 120, generator=generator).to(dtype)
+    sizes = {"a": (40, 40), "b": (40, 40), "c": (40,), "d": (40,), "": (40,), "e": (40, 40)}
     model, start = {}, 0
     for name, shape in sizes.items():
         count = torch.Size(shape).numel()
         model[name] = memory[start : start + count].view(shape)
         start += count
+    del model[""]  # a row that is written by nobody
     return model
 
 
