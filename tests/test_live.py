@@ -68,7 +68,7 @@ value = st.sampled_from([0, 1, -1, 0.5, 0.35, "1/3", 2, 1e-30, "123456789/1000"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-@examples(40)
+@examples(25)
 @given(
     family=families(("base", "ft", "b")),
     text=st.sampled_from(TEXTS),
@@ -393,7 +393,7 @@ def test_what_is_held_and_moved_is_shown() -> None:
         "  s = 0.4",
         "  base: 9.31 kB in place",
         "  ft: 9.31 kB in place",
-        "  one set reads 18.6 kB and writes 9.3 kB on cpu (cpu)",
+        "  one set reads 18.6 kB and writes 9.31 kB on cpu (cpu)",
     ]
     live.reset()
     assert repr(live).splitlines()[1] == "  reset"
