@@ -118,7 +118,7 @@ class Engine(Protocol):
 def exact_integers(coefficients: Sequence[Fraction]) -> tuple[tuple[int, ...], int]:
     """Write coefficients over their least common denominator: `(11, -4, 3), 10`."""
     denominator = math.lcm(*(c.denominator for c in coefficients))
-    return tuple(int(c * denominator) for c in coefficients), denominator
+    return tuple(c.numerator * (denominator // c.denominator) for c in coefficients), denominator
 
 
 def conversion(engine: Engine, source: DType, target: DType) -> Evaluate:

@@ -9,7 +9,6 @@ or loaded, only when a block needs it.
 
 import math
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from functools import cache, partial
 
 import numpy as np

@@ -15,7 +15,7 @@ The tuples are NamedTuples because numba passes them to compiled code field by f
 import math
 import struct
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -113,6 +113,7 @@ def target(dtype: DType) -> Target:
     )
 
 
+@lru_cache(1024)
 def quotient(divisor: int, exponent: int, dtype: DType) -> Quotient:
     """Return the division by `divisor * 2**exponent` and the rounding to `dtype`."""
     inverse = float(Fraction(1, divisor))

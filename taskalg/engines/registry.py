@@ -11,6 +11,7 @@ from taskalg.errors import UsageError, listed, quoted
 
 ENGINES = {  # name: (module, class)
     "cpu": ("taskalg.engines.cpu", "CpuEngine"),
+    "gpu": ("taskalg.engines.gpu.engine", "GpuEngine"),
     "reference": ("taskalg.engines.reference", "ReferenceEngine"),
 }
 AUTOMATIC = "cpu"  # what `auto` means; never a trial run, so that a name always means one engine

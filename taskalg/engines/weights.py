@@ -5,7 +5,9 @@ what those miss: nothing below 106 bits. Factors and divisor share a power of tw
 divisor lies in [1, 2) and a factor is as large as its coefficient.
 """
 
+import math
 from fractions import Fraction
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +36,7 @@ class Factor(NamedTuple):
 def double_double_weights(spec: WeightedSumSpec, scaled: Scaled) -> tuple[Weights, Divisor]:
     """Return factors and divisor of a weighted sum for the double-double tier."""
     halvings = scaled.divisor.bit_length() - 1
-    power = Fraction(2) ** (scaled.exponent - halvings)
-    factors = [_factor(factor * power) for factor in scaled.factors]
+    factors = [_factor(factor, scaled.exponent - halvings) for factor in scaled.factors]
     weights = Weights(
         high=np.array([factor.high for factor in factors]),
         low=np.array([factor.low for factor in factors]),
@@ -44,7 +45,7 @@ def double_double_weights(spec: WeightedSumSpec, scaled: Scaled) -> tuple[Weight
         smallest=np.array([factor.smallest for factor in factors], np.uint64),
         largest=np.array([factor.largest for factor in factors], np.uint64),
     )
-    return weights, Divisor(*_two_parts(Fraction(scaled.divisor, 2**halvings)))
+    return weights, Divisor(*_two_parts(scaled.divisor, -halvings))
 
 
 def _is_short(integer: int, factor: Factor, dtype: DType) -> bool:
@@ -52,8 +53,11 @@ def _is_short(integer: int, factor: Factor, dtype: DType) -> bool:
     return factor.doubt == 0.0 and digits + dtype.precision <= BINARY64
 
 
-def _two_parts(value: Fraction) -> tuple[float, float, float]:
-    """Return the nearest sum of two binary64 numbers, and a bound on its error."""
+def _two_parts(integer: int, exponent: int) -> tuple[float, float, float]:
+    """Return the nearest sum of two numbers to `integer * 2**exponent`, and its error's bound."""
+    if integer.bit_length() <= BINARY64:  # nearly always, and worth no rational arithmetic
+        return math.ldexp(integer, exponent), 0.0, 0.0
+    value = integer * Fraction(2) ** exponent
     high = float(value)
     low = float(value - Fraction(high))
     error = abs(value - Fraction(high) - Fraction(low))
@@ -63,19 +67,20 @@ def _two_parts(value: Fraction) -> tuple[float, float, float]:
     return high, low, max(float(error) * (1 + 2.0**-40), abs(high) * 2.0**-160)
 
 
-def _factor(value: Fraction) -> Factor:
-    """Return a factor's parts, and the patterns between which elements are safe."""
-    sign = -1.0 if value < 0 else 1.0
-    exponent = floor_log2(abs(value))
+def _factor(integer: int, power: int) -> Factor:
+    """Return the parts of `integer * 2**power`, and between which patterns elements are safe."""
+    exponent = integer.bit_length() - 1 + power
     if exponent > _EXTREME_FACTOR:
+        sign = -1.0 if integer < 0 else 1.0
         return Factor(sign, 0.0, 0.0, 1, 1)  # every element but zero is flagged
     if exponent < -_EXTREME_FACTOR:
-        doubt = 2.0 ** (2 - _EXTREME_FACTOR)
-        return Factor(sign * 0.0, 0.0, doubt, *_between(-300, _EXTREME_PRODUCT))
+        doubt, zero = 2.0 ** (2 - _EXTREME_FACTOR), -0.0 if integer < 0 else 0.0
+        return Factor(zero, 0.0, doubt, *_between(-300, _EXTREME_PRODUCT))
     safe = _between(-_EXTREME_PRODUCT - exponent, _EXTREME_PRODUCT - exponent)
-    return Factor(*_two_parts(value), *safe)
+    return Factor(*_two_parts(integer, power), *safe)
 
 
+@cache
 def _between(lowest: int, highest: int) -> tuple[int, int]:
     """Return the patterns of two powers of two, or of the nearest that are safe."""
     limit = BIAS - 23  # a margin to binary64's own ends

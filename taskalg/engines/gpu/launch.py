@@ -1,0 +1,48 @@
+"""Kernels called from Python: on the GPU's current stream, or one at a time when interpreted."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from taskalg.dtypes import DType
+from taskalg.engines.gpu import interpreter
+from taskalg.engines.gpu.device import is_interpreted
+from taskalg.engines.gpu.elements import layout
+from taskalg.engines.gpu.kernels import exchange, weighted_sums
+from taskalg.engines.gpu.tables import is_mixed, tile_size
+
+_ONE = threading.Lock()  # the interpreter changes Triton's own modules while it runs
+
+# One warp to a program, which votes alone; no multiply-adds but those that are written.
+OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
+
+if is_interpreted():
+    interpreter.mend()
+
+
+class Kernels:
+    """The kernels of one combination of dtypes."""
+
+    def __init__(self, inputs: Sequence[DType], output: DType) -> None:
+        self._dtypes = {"INPUTS": tuple(map(layout, inputs)), "OUTPUT": layout(output)}
+        self._tile = {"TILE": tile_size(inputs)}
+        self._mixed = {"MIXED": is_mixed(inputs)}
+
+    def sum(self, programs: int, *arguments: Any, aligned: bool) -> None:
+        """Start `weighted_sums` on its tables."""
+        how = {**self._dtypes, **self._tile, **self._mixed, "ALIGNED": aligned}
+        _start(weighted_sums, programs, arguments, how)
+
+    def exchange(self, programs: int, *arguments: Any, inward: bool) -> None:
+        """Start `exchange` on its tables."""
+        _start(exchange, programs, arguments, {**self._dtypes, **self._tile, "INWARD": inward})
+
+
+def _start(kernel: Any, programs: int, arguments: Sequence[Any], how: dict[str, Any]) -> None:
+    if not is_interpreted():
+        kernel[(programs,)](*arguments, **how, **OPTIONS)
+        return
+    with _ONE, np.errstate(all="ignore"):
+        kernel[(programs,)](*arguments, **how)
