@@ -20,7 +20,7 @@ from tests import oracle
 from tests.oracle import Tensors
 from tests.strategies import examples, families
 from tests.test_lora import gpt2, trained
-from tests.test_resident import NAMES
+from tests.test_resident import INTERPRETED, NAMES
 from tests.test_tensors import copied, seen, torch_of, weights
 
 
@@ -68,7 +68,7 @@ value = st.sampled_from([0, 1, -1, 0.5, 0.35, "1/3", 2, 1e-30, "123456789/1000"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-@examples(25)
+@examples(5 if INTERPRETED else 25)
 @given(
     family=families(("base", "ft", "b")),
     text=st.sampled_from(TEXTS),
