@@ -381,7 +381,7 @@ def test_files_are_closed_when_too_many_are_open_but_never_while_they_are_read(
 
 
 def test_an_arena_hands_out_aligned_memory_that_does_not_overlap() -> None:
-    arena = Arena(1000)
+    arena = Arena(1000, get_engine("cpu"))
     parts = [arena.take(size) for size in (1, 64, 65, 0, 200)]
     assert [part.nbytes for part in parts] == [1, 64, 65, 0, 200]
     starts = [part.ctypes.data for part in parts if part.nbytes]

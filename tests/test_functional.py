@@ -1,6 +1,5 @@
 """Recipes as functions: what is saved comes out, and autograd's own gradients come back."""
 
-import ctypes
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -14,10 +13,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 import taskalg as ta
 from taskalg.cli.main import main
-from taskalg.dtypes import DType
 from taskalg.errors import Source
 from taskalg.language.format import format_text
-from taskalg.memory import device_dots
 
 Tensors = dict[str, torch.Tensor]
 NAMES = ["embed.weight", *(f"layers.{i}.{part}" for i in range(3) for part in ("attn", "mlp"))]
@@ -290,25 +287,6 @@ def test_weights_live_no_longer_than_they_are_needed() -> None:
 def test_what_is_too_large_is_infinite() -> None:
     f = recipe("base + s*one - u*two", torch.float16, s=1, u=1).functional()
     assert f(s=1e6)["embed.weight"].isinf().any()
-
-
-@pytest.mark.parametrize("piece", [1 << 24, 5])
-def test_products_on_a_device_are_those_of_the_processor(
-    piece: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def numbers(address: int, count: int, dtype: DType) -> torch.Tensor:
-        memory = (ctypes.c_uint8 * (count * dtype.itemsize)).from_address(address)
-        return torch.frombuffer(memory, dtype=getattr(torch, dtype.torch)).double()
-
-    monkeypatch.setattr(device_dots, "_numbers", numbers)  # as if the memory were a device's
-    monkeypatch.setattr(device_dots, "_PIECE", piece)
-    f = recipe("base + s*one - u*two", torch.bfloat16, s=1, u=1).functional()
-    descend(f())
-    wanted = [value.grad.double() for value in f.parameters() if value.grad is not None]
-    monkeypatch.setattr("taskalg.memory.merged.dots", device_dots.device_dots)
-    again = [torch.zeros_like(parameter).requires_grad_() for parameter in f.parameters()]
-    descend(f(s=again[0], u=again[1]))
-    assert all(map(close, again, wanted))
 
 
 def test_a_module_learns_with_an_optimizer() -> None:

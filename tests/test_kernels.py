@@ -262,7 +262,9 @@ def test_flushing_subnormals_changes_nothing(text: str) -> None:
 
 
 def test_an_unknown_engine_is_told_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"'abacus'\s+note: there are auto, cpu and reference"):
+    with pytest.raises(
+        UsageError, match=r"'abacus'\s+note: there are auto, cpu, gpu and reference"
+    ):
         get_engine("abacus")
 
 

@@ -114,6 +114,25 @@ class Engine(Protocol):
         """
         ...
 
+    def dots(self, group: Group, *, threads: int | None = None) -> NDArray[np.float64]:
+        """Return the inner product of each tensor's gradient with each of its inputs.
+
+        They are added in binary64, in an order that depends on neither the threads nor the run.
+
+        Args:
+            group: the tensors; at the outputs' places are gradients, of the dtype of the outputs.
+                Rows do not matter.
+            threads: by default the smaller of 8 and what this process may use; not for a GPU.
+
+        Returns:
+            `(n, terms)`; what is NaN or infinite in a tensor makes its products so, or NaN.
+        """
+        ...
+
+    def memory(self, nbytes: int) -> Bytes:
+        """Return host memory for blocks, of the sort this engine reads and writes fastest."""
+        ...
+
 
 def exact_integers(coefficients: Sequence[Fraction]) -> tuple[tuple[int, ...], int]:
     """Write coefficients over their least common denominator: `(11, -4, 3), 10`."""

@@ -28,6 +28,7 @@ from taskalg.engines.base import (
 )
 from taskalg.engines.blocks import SUB_BLOCK, Inputs, Output, layout
 from taskalg.engines.cache import specialized
+from taskalg.engines.dots import dots
 from taskalg.engines.double_double import double_double
 from taskalg.engines.exact import settle
 from taskalg.engines.formats import BIAS, bias, decode_exponent, quotient, source, target
@@ -100,6 +101,14 @@ class CpuEngine:
     def resident(self, group: Group, *, threads: int | None = None) -> Resident:
         """Return a function that evaluates tensors where they are, by threads over blocks."""
         return blockwise(self, group, threads=threads)
+
+    def dots(self, group: Group, *, threads: int | None = None) -> NDArray[np.float64]:
+        """Return the inner product of each tensor's gradient with each of its inputs."""
+        return dots(group, threads=threads)
+
+    def memory(self, nbytes: int) -> Bytes:
+        """Return host memory for blocks."""
+        return np.empty(nbytes, np.uint8)
 
 
 def _address(block: Bytes) -> int:

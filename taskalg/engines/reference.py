@@ -11,6 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taskalg.dtypes import DType
 from taskalg.engines.base import (
@@ -23,7 +24,7 @@ from taskalg.engines.base import (
     Tally,
     WeightedSumSpec,
 )
-from taskalg.engines.resident import blockwise
+from taskalg.engines.resident import blockwise, view
 
 Element = Fraction | float  # a finite value exactly, or -0.0, inf, -inf, nan
 
@@ -71,6 +72,23 @@ class ReferenceEngine:
         """Return a function that evaluates tensors where they are, element by element."""
         return blockwise(self, group, threads=threads)
 
+    def dots(self, group: Group, *, threads: int | None = None) -> NDArray[np.float64]:
+        """Return the inner product of each tensor's gradient with each of its inputs, exactly."""
+        dtypes = (*group.inputs, group.output)
+        totals = np.zeros((len(group.counts), len(group.inputs)))
+        for index, count in enumerate(group.counts.tolist()):
+            *inputs, gradient = (
+                [decode(pattern, dtype) for pattern in _patterns(view(at, size), dtype)]
+                for at, dtype in zip(group.addresses[index].tolist(), dtypes, strict=True)
+                for size in (count * dtype.itemsize,)
+            )
+            totals[index] = [_dot(x, gradient) for x in inputs]
+        return totals
+
+    def memory(self, nbytes: int) -> Bytes:
+        """Return host memory for blocks."""
+        return np.empty(nbytes, np.uint8)
+
 
 def fused(x: float, y: float, z: float) -> float:
     """Return `x * y + z`, rounded once: what `math.fma` is from Python 3.13 on."""
@@ -85,6 +103,12 @@ def fused(x: float, y: float, z: float) -> float:
         except OverflowError:
             return math.inf if exact > 0 else -math.inf
     return x * y + z  # both are zeros, or cancel: the sign is that of IEEE 754
+
+
+def _dot(x: Sequence[Element], y: Sequence[Element]) -> float:
+    if not all(math.isfinite(element) for element in (*x, *y)):
+        return math.nan
+    return float(sum(Fraction(a) * Fraction(b) for a, b in zip(x, y, strict=True)))
 
 
 def _patterns(block: Bytes, dtype: DType) -> list[int]:

@@ -246,7 +246,7 @@ def _cut_row(group: Group, members: NDArray[np.intp]) -> Iterator[_Block]:
 
 
 def _in_place(row: int, addresses: Table, sizes: NDArray[np.int64], count: int) -> _Block:
-    views = tuple(map(_view, addresses.tolist(), (count * sizes).tolist()))
+    views = tuple(map(view, addresses.tolist(), (count * sizes).tolist()))
     return _Block(row, addresses[:, None], np.array([count]), views)
 
 
@@ -255,6 +255,7 @@ def _together(row: int, pieces: Sequence[tuple[Table, int]]) -> _Block:
     return _Block(row, addresses, np.array([count for _, count in pieces]), ())
 
 
-def _view(address: int, nbytes: int) -> Bytes:
+def view(address: int, nbytes: int) -> Bytes:
+    """Return memory as an array; whoever gave the address keeps it."""
     memory: Any = (ctypes.c_uint8 * nbytes).from_address(address)
     return np.frombuffer(memory, np.uint8)

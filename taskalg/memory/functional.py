@@ -16,6 +16,7 @@ import torch
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.binding import freed
 from taskalg.checkpoints.arrays import HOST
+from taskalg.engines.gpu.device import within_memory
 from taskalg.errors import Source, UsageError, listed, quoted
 from taskalg.expression import Expression, Written
 from taskalg.memory.learnable import Learnable, Scalar, Values
@@ -28,6 +29,7 @@ from taskalg.recipe_text import recipe_text
 Made = TypeVar("Made", bound=Expression)
 
 
+@within_memory("the operands and the weights")
 def functional(
     recipe: Made,
     plan: Plan,

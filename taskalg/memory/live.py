@@ -17,6 +17,7 @@ from taskalg.algebra.kinds import Kind
 from taskalg.algebra.rationals import decimal_text
 from taskalg.binding import bound, freed, new_scalars
 from taskalg.engines.base import Engine
+from taskalg.engines.gpu.device import within_memory
 from taskalg.errors import ExpressionError, OverflowingError, UsageError, listed, quoted
 from taskalg.memory.held import Held
 from taskalg.memory.targets import Targets, find_targets
@@ -32,6 +33,7 @@ Made = TypeVar("Made", bound=Planned)
 _log = logging.getLogger(__name__)
 
 
+@within_memory("the operands and the weights")
 def live(
     recipe: Made,
     plan: Plan,

@@ -14,9 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from taskalg.engines.base import Engine, Group
-from taskalg.engines.dots import dots
 from taskalg.memory.by_tensor import separated
-from taskalg.memory.device_dots import device_dots
 from taskalg.memory.held import Held, Part
 from taskalg.memory.slopes import Slopes, slopes_of
 from taskalg.memory.targets import Targets
@@ -86,13 +84,9 @@ class Merged:
             chosen = [index for index, name in enumerate(part.names) if name in gradients]
             if chosen:
                 group = _group(part, gradients, chosen)
-                _add_up(self._products(group), group.rows, slopes, values, found)
+                products = self._engine.dots(group, threads=self._threads)
+                _add_up(products, group.rows, slopes, values, found)
         return found
-
-    def _products(self, group: Group) -> NDArray[np.float64]:
-        """Multiply gradients with operands: the place for a fused kernel on a GPU."""
-        product = dots if self._device.type == "cpu" else device_dots
-        return product(group, threads=self._threads)
 
     def _changes(self, step: Step) -> bool:
         row = self._plan.combinations[step.combination].coefficients

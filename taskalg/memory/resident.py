@@ -12,7 +12,7 @@ import torch
 
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.engines.base import Engine
-from taskalg.engines.gpu.device import is_interpreted
+from taskalg.engines.gpu.device import is_interpreted, unavailable, within_memory
 from taskalg.memory.held import Held
 from taskalg.memory.loading import compare_shared, kept
 from taskalg.memory.targets import Targets
@@ -25,11 +25,16 @@ from taskalg.running.stream import Pass, Settings
 
 
 def is_resident(plan: Plan, engine: str, device: torch.device) -> bool:
-    """Tell whether an engine is to work on a device, because operands are there."""
+    """Tell whether an engine is to work on a device, because operands are there.
+
+    Where no engine can, `auto` is the CPU's, which has them copied to the host block by block.
+    """
     if device.type == "cpu" and not (engine == "gpu" and is_interpreted()):
         return False
     there = any(str(device) in opened(operand).devices for operand in plan.operands)
-    return there and device.type in ("cuda", "cpu") and engine in ("auto", "gpu")
+    if engine == "auto":
+        return there and device.type == "cuda" and unavailable() is None
+    return there and device.type in ("cuda", "cpu") and engine == "gpu"
 
 
 def resident_tensors(
@@ -75,6 +80,7 @@ class _Evaluator:
             compare_shared(self._plan, run.inputs, targets)
         tell(run)
 
+    @within_memory("a window of tensors")
     def evaluate(self, steps: Sequence[Step], targets: Targets) -> None:
         """Evaluate the steps of whole tensors.
 

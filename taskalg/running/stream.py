@@ -184,7 +184,7 @@ class Pass:
 
     def _work(self, blocks: Iterator[Block], sink: Sink) -> None:
         try:
-            arena = Arena(self._arena_size)
+            arena = Arena(self._arena_size, self._engine)
             while not self._stop.is_set():
                 with self._lock:
                     block = next(blocks, None)
@@ -268,8 +268,8 @@ class Pass:
 class Arena:
     """One thread's memory, cut anew for each block."""
 
-    def __init__(self, size: int) -> None:
-        memory = np.empty(size + ALIGNMENT, np.uint8)
+    def __init__(self, size: int, engine: Engine) -> None:
+        memory = engine.memory(size + ALIGNMENT)
         self._memory = memory[-memory.ctypes.data % ALIGNMENT :]
         self._used = 0
 

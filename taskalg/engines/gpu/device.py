@@ -8,12 +8,35 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
 from taskalg.errors import UsageError
+from taskalg.units import bytes_text
 
 _CPU = "leave out the engine, or say cpu: it gives the same bytes"
+
+
+@contextmanager
+def within_memory(what: str) -> Iterator[None]:
+    """Say in one sentence that a GPU has too little memory for something.
+
+    Raises:
+        UsageError: it has.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        free, total = torch.cuda.mem_get_info()
+        raise UsageError(
+            f"the GPU has too little memory for {what}",
+            note=f"{bytes_text(free)} of {bytes_text(total)} are free",
+            help="use the CPU: it gives the same bytes",
+        ) from None
 
 
 def is_interpreted() -> bool:

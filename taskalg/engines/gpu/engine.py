@@ -1,12 +1,23 @@
 """The GPU engine: the CPU engine's bytes, from one launch."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from taskalg.engines.base import Evaluate, Factors, Group, Multiply, Resident, WeightedSumSpec
+from taskalg.engines.base import (
+    Bytes,
+    Evaluate,
+    Factors,
+    Group,
+    Multiply,
+    Resident,
+    WeightedSumSpec,
+)
 from taskalg.engines.cpu import CpuEngine
 from taskalg.engines.gpu.device import device
+from taskalg.engines.gpu.dots import dots
 from taskalg.engines.gpu.resident import ResidentSums
-from taskalg.engines.gpu.streamed import Lanes, StreamedSum
+from taskalg.engines.gpu.streamed import Lanes, StreamedSum, pinned
 
 
 class GpuEngine:
@@ -34,3 +45,13 @@ class GpuEngine:
     def resident(self, group: Group, *, threads: int | None = None) -> Resident:
         """Return a function that evaluates tensors where they are, in one launch."""
         return ResidentSums(group, self._device, self._cpu).evaluate
+
+    def dots(self, group: Group, *, threads: int | None = None) -> NDArray[np.float64]:
+        """Return inner products of gradients with operands; the same every time."""
+        return dots(group, self._device)
+
+    def memory(self, nbytes: int) -> Bytes:
+        """Return pinned memory, which copies to and from the GPU need not wait for."""
+        if self._device.type == "cpu":
+            return self._cpu.memory(nbytes)
+        return pinned(nbytes)

@@ -11,6 +11,7 @@ from taskalg.engines.gpu import interpreter
 from taskalg.engines.gpu.device import is_interpreted
 from taskalg.engines.gpu.elements import layout
 from taskalg.engines.gpu.kernels import exchange, weighted_sums
+from taskalg.engines.gpu.products import add_up, products
 from taskalg.engines.gpu.tables import is_mixed, tile_size
 
 _ONE = threading.Lock()  # the interpreter changes Triton's own modules while it runs
@@ -26,7 +27,10 @@ class Kernels:
     """The kernels of one combination of dtypes."""
 
     def __init__(self, inputs: Sequence[DType], output: DType) -> None:
-        self._dtypes = {"INPUTS": tuple(map(layout, inputs)), "OUTPUT": layout(output)}
+        self._dtypes: dict[str, Any] = {
+            "INPUTS": tuple(map(layout, inputs)),
+            "OUTPUT": layout(output),
+        }
         self._tile = {"TILE": tile_size(inputs)}
         self._mixed = {"MIXED": is_mixed(inputs)}
 
@@ -39,8 +43,19 @@ class Kernels:
         """Start `exchange` on its tables."""
         _start(exchange, programs, arguments, {**self._dtypes, **self._tile, "INWARD": inward})
 
+    def multiply(self, programs: int, *arguments: Any, aligned: bool) -> None:
+        """Start `products` on its tables."""
+        dtypes = (*self._dtypes["INPUTS"], self._dtypes["OUTPUT"])
+        _start(products, programs, arguments, {"DTYPES": dtypes, **self._tile, "ALIGNED": aligned})
+
+    def add_up(self, programs: int, *arguments: Any) -> None:
+        """Start `add_up` on its tables."""
+        _start(add_up, programs, arguments, {"TERMS": len(self._dtypes["INPUTS"])})
+
 
 def _start(kernel: Any, programs: int, arguments: Sequence[Any], how: dict[str, Any]) -> None:
+    if not programs:
+        return
     if not is_interpreted():
         kernel[(programs,)](*arguments, **how, **OPTIONS)
         return

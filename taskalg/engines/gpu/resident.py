@@ -107,7 +107,7 @@ class _Part:
         seen = Counted.of(self._before, self._reading.numpy())
         if not seen.missed:
             return seen.tally
-        words = self._missed.cpu().numpy()
+        words = self._missed.cpu().numpy().copy()  # or zeroing would reach it
         self._missed.zero_()
         programs = np.flatnonzero(words)
         places, bits = np.nonzero(words[programs, None] >> np.arange(TILES) & 1)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from taskalg.engines.base import Bytes, Evaluate, Tally, WeightedSumSpec
+from taskalg.engines.gpu.device import within_memory
 from taskalg.engines.gpu.launch import Kernels
 from taskalg.engines.gpu.resident import Counted
 from taskalg.engines.gpu.tables import TILES, fill, row_size, tile_size
@@ -123,7 +124,7 @@ class StreamedSum:
         if not count:
             return self._cpu(inputs, output)
         lane = self._lanes.mine()
-        with lane.using():
+        with within_memory("blocks of all threads"), lane.using():
             self._start(lane, inputs, output, count)
             seen = lane.counted()
             if seen.missed:
