@@ -1,10 +1,16 @@
 """Strictest mode, no network, and the same examples on every run unless someone wants others."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the library is imported; test_hub.py has its own Hub
+# where the driver is, on Linux and on Windows' Linux; torch would take a second to say so
+HAS_GPU = any(Path(place).exists() for place in ("/dev/nvidiactl", "/dev/dxg"))
+if not HAS_GPU:  # kernels are interpreted then; Triton looks when it is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
@@ -16,3 +22,9 @@ settings.register_profile(
     "explore", settings.get_profile("repeatable"), derandomize=False, max_examples=1000
 )
 settings.load_profile("repeatable")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not HAS_GPU:
+        pytest.skip("needs a GPU")
