@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
-from taskalg.errors import UsageError
+from taskalg.errors import UsageError, quoted
 from taskalg.units import bytes_text
 
-_CPU = "leave out the engine, or say cpu: it gives the same bytes"
+_CPU = "--engine cpu gives the same bytes"
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def within_memory(what: str) -> Iterator[None]:
         raise UsageError(
             f"the GPU has too little memory for {what}",
             note=f"{bytes_text(free)} of {bytes_text(total)} are free",
-            help="use the CPU: it gives the same bytes",
+            help=_CPU,
         ) from None
 
 
@@ -62,21 +62,21 @@ def device() -> str:
 
 def unavailable() -> UsageError | None:
     """Return why the GPU engine cannot be used, or None when it can."""
+    if sys.platform == "darwin" and not is_interpreted():
+        return UsageError("Apple's GPUs have no binary64, which exact sums need", help=_CPU)
     if importlib.util.find_spec("triton") is None:
         return _missing_triton()
     if is_interpreted():
         return None
     import torch
 
-    if sys.platform == "darwin":
-        return UsageError("Apple's GPUs have no binary64, which exact sums need", help=_CPU)
     if getattr(torch.version, "hip", None):
         return UsageError("the gpu engine is for NVIDIA's GPUs; this torch is for AMD's", help=_CPU)
     if torch.version.cuda is None:
         return UsageError(
             f"torch {torch.__version__} is built without CUDA",
             note="a GPU needs torch's CUDA build",
-            help="pip install torch, or leave out the engine",
+            help="pip install --force-reinstall torch",
         )
     return _unusable(torch) or _unpaired()
 
@@ -88,20 +88,28 @@ def _missing_triton() -> UsageError:
 
 
 def _unusable(torch: Any) -> UsageError | None:
-    import warnings
-
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        found = torch.cuda.is_available() and torch.cuda.device_count() > 0
-    if found:
+    """Have CUDA started, which fails with a reason; `is_available` warns of it once, if at all."""
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        words = str(error).partition("\n")[0]
+    else:
         return None
-    words = " ".join(str(warning.message) for warning in said)
-    if "driver" in words and "old" in words:
-        version = re.search(r"found version (\d+)", words)
-        note = f"the driver is for CUDA {int(version[1]) // 1000}" if version else None
-        wanted = f"the NVIDIA driver is too old for torch's CUDA {torch.version.cuda}"
-        return UsageError(wanted, note=note, help="update the driver, or leave out the engine")
-    return UsageError("no NVIDIA GPU was found", help=_CPU)
+    if old := re.search(r"driver on your system is too old \(found version (\d+)\)", words):
+        major, minor = divmod(int(old[1]) // 10, 100)
+        return UsageError(
+            f"the NVIDIA driver is too old for torch's CUDA {torch.version.cuda}",
+            note=f"it is for CUDA {major}.{minor}",
+            help=_CPU,
+        )
+    if "no NVIDIA driver" in words:
+        return UsageError("no NVIDIA driver was found", help=_CPU)
+    if "No CUDA GPUs" in words:
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        note = None if shown is None else f"CUDA_VISIBLE_DEVICES is {quoted(shown)}"
+        return UsageError("no NVIDIA GPU was found", note=note, help=_CPU)
+    first = re.split(r"\. (?=[A-Z])", words.rstrip("."))[0]
+    return UsageError("the NVIDIA GPU cannot be used", note=first, help=_CPU)
 
 
 def _unpaired() -> UsageError | None:
@@ -110,8 +118,10 @@ def _unpaired() -> UsageError | None:
     for requirement in metadata.requires("torch") or ():
         match = re.match(r"triton\s*\(?==\s*([\d.]+)", requirement)
         wanted = match[1] if match else wanted
+    if wanted is None or sys.platform != "linux":  # elsewhere it has other names, and no pairs
+        return None
     found = metadata.version("triton")
-    if wanted is None or found.split("+")[0] == wanted:
+    if found.split("+")[0] == wanted:
         return None
     return UsageError(
         f"torch {metadata.version('torch')} goes with Triton {wanted}, found {found}",
