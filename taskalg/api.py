@@ -21,7 +21,7 @@ from taskalg.compiler import (
     read_recipe,
 )
 from taskalg.errors import Source, UsageError
-from taskalg.expression import Written
+from taskalg.expression import Written, opened_as
 from taskalg.recipe import Recipe
 from taskalg.scalars import Number, to_fraction
 
@@ -150,6 +150,7 @@ def _mention(
     reference = mention(path, sort, called, base=against, strip_prefix=strip_prefix)
     opened = {} if base is None else dict(base.opened)
     value = WeightedSum({reference: Coefficient(1)})
+    opened.pop(opened_as(reference), None)  # what was allowed to the base is not allowed here
     recipe = Recipe(value, opened=opened, opening=opening)
     recipe.open(reference)
     return recipe

@@ -230,7 +230,7 @@ class Expression(Arithmetic):
 
     def open(self, reference: Reference) -> Checkpoint | None:
         """Open a checkpoint's header, once; None when it was declared without a file."""
-        key = _opened_as(reference)
+        key = opened_as(reference)
         if key not in self.opened:
             found = self._found(reference)
             if found is not None and reference.strip_prefix is not None:
@@ -258,7 +258,7 @@ class Expression(Arithmetic):
         return error
 
 
-def _opened_as(reference: Reference) -> object:
+def opened_as(reference: Reference) -> object:
     """Return what tells one opening from another."""
     if reference.held is not None:
         return reference  # which keeps it in memory, so that nothing else gets its place there

@@ -68,7 +68,7 @@ def rows_of(recipe: Recipe, names: list[str]) -> dict[str, Row]:
     at = places(names)
     return {
         name: {
-            str(operand.name): part.at(name, at[name])
+            str(operand.name): Fraction(part.at(name, at[name]))  # type: ignore[arg-type]
             for operand, part in recipe.resolved.terms
             if part.at(name, at[name])
         }

@@ -54,6 +54,9 @@ EXEMPT = {
     "InMemory.state_dict",
     "InMemory.live",
     "fused",  # a compiled kernel: numba takes no keywords, and a tuple of arrays is no clearer
+    "weighted_sums",  # Triton's likewise, where constants are arguments, too
+    "_fast",
+    "_slow",
 }
 NAMES_ARE_KEYWORDS = {  # of a recipe, whatever they are
     "Functional.__call__",

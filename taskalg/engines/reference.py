@@ -24,7 +24,6 @@ from taskalg.engines.base import (
     Tally,
     WeightedSumSpec,
 )
-from taskalg.engines.resident import blockwise, view
 
 Element = Fraction | float  # a finite value exactly, or -0.0, inf, -inf, nan
 
@@ -70,10 +69,14 @@ class ReferenceEngine:
 
     def resident(self, group: Group, *, threads: int | None = None) -> Resident:
         """Return a function that evaluates tensors where they are, element by element."""
+        from taskalg.engines.resident import blockwise  # which loads a compiler
+
         return blockwise(self, group, threads=threads)
 
     def dots(self, group: Group, *, threads: int | None = None) -> NDArray[np.float64]:
         """Return the inner product of each tensor's gradient with each of its inputs, exactly."""
+        from taskalg.engines.resident import view
+
         dtypes = (*group.inputs, group.output)
         totals = np.zeros((len(group.counts), len(group.inputs)))
         for index, count in enumerate(group.counts.tolist()):

@@ -74,6 +74,7 @@ class Pass:
         self.plan, self.settings = plan, settings
         self.inputs = Inputs(checkpoints, engine)
         self.threads = settings.threads or available_threads()
+        self._engine = engine
         self.tally = Tally()
         self.bytes_copied = self.bytes_written = 0
         self._evaluates = [_prepare(engine, combination) for combination in plan.combinations]
