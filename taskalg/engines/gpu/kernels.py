@@ -134,7 +134,7 @@ def _slow(
     output = typed(tl.load(record + len(INPUTS)), OUTPUT[BITS], False)
     missed, overflowed, nonfinite = 0, 0, 0
     for phase in range(2):
-        for part in range(0, TILE, _PART):
+        for part in range(0, tl.minimum(TILE, stop - start), _PART):
             offsets = start + part + tl.arange(0, _PART)
             inside = offsets < stop
             pattern, sure, over, odds = double_double(
