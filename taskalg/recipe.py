@@ -110,7 +110,7 @@ class Recipe(InMemory):
             dtype: of floating tensors, such as "bf16"; by default the donor's.
             donor: the checkpoint whose names, dtypes and side files the result takes.
             shard_size: tensor data in one file [bytes], or a text such as "5GB".
-            engine: "auto", "cpu" or "reference".
+            engine: "auto", "cpu", "gpu" or "reference"; all write the same bytes.
             threads: by default the smaller of 8 and what this process may use.
             on_overflow: "error" or "warn", when a result is too large for its dtype.
             strict: whether integer tensors that differ are an error.

@@ -24,7 +24,7 @@ _RUNNING = ("engine", "on_overflow", "strict", "overwrite", "hash")
 @bindings
 @click.option("-o", "out", required=True, metavar="OUT", help="A folder, or a .safetensors file.")
 @choices
-@click.option("--engine", default="auto", metavar="ENGINE", help="auto, cpu or reference.")
+@click.option("--engine", default="auto", metavar="ENGINE", help="auto, cpu, gpu or reference.")
 @click.option("--on-overflow", type=click.Choice(["error", "warn"]), default="error")
 @click.option("--strict", is_flag=True, help="Integer tensors that differ are an error.")
 @click.option("--overwrite", is_flag=True, help="Replace the model that is there.")
