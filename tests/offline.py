@@ -97,20 +97,26 @@ class Machine:
 
 
 def compiled(cases: Sequence[Case]) -> list[Machine]:
-    """Compile kernels in a fresh process, with a cache of its own."""
+    """Compile kernels in a fresh process."""
+    output = ran("tests.offline", json.dumps([asdict(case) for case in cases]))
+    return [Machine(**found) for found in json.loads(output)]
+
+
+def ran(module: str, given: str) -> str:
+    """Run a module where kernels are compiled, with a cache of its own; return what it prints."""
+    known = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     with tempfile.TemporaryDirectory(prefix="taskalg-offline-") as folder:
-        known = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-        ran = subprocess.run(
-            [sys.executable, "-m", "tests.offline"],
-            input=json.dumps([asdict(case) for case in cases]),
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            input=given,
             env=known | {"TRITON_CACHE_DIR": folder, "PYTHONPATH": str(ROOT)},
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=False,
         )
-    assert ran.returncode == 0, ran.stderr
-    return [Machine(**found) for found in json.loads(ran.stdout)]
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 # ---- Machine code

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taskalg.dtypes import FLOATING
-from tests import offline
+from tests import launching, offline
 from tests.offline import Case, Machine
 
 if importlib.util.find_spec("triton") is None:
@@ -87,6 +87,14 @@ def test_the_other_kernels_keep_to_registers() -> None:
         check(case, machine)
         if case.words.get("aligned"):
             assert wide(machine)[0] >= 2, case
+
+
+def test_new_coefficients_launch_once_and_compile_nothing() -> None:
+    found = launching.launched()
+    assert found.kernels == 1
+    assert set(found.grids) == {found.programs} and len(found.grids) == 2 * launching.CALLS
+    assert found.strange == 0
+    assert found.set_up > 0 and found.launch > 0
 
 
 # ---- What the checks can fail on

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from taskalg.dtypes import FLOATING
-from tests import offline
+from tests import launching, offline
 
 
 @dataclass(frozen=True)
@@ -75,3 +75,8 @@ def show_all() -> None:
     machines = offline.compiled([case for _, case in cases])
     for (gpu, case), machine in zip(cases, machines, strict=True):
         show(gpu, case, machine)
+    found = launching.launched()
+    share = f"{found.set_up:.0f} microseconds of Python at best, {found.launch:.0f} to launch"
+    print("A measurement, but of this machine's processor: all but the GPU's own work for a new")
+    print(f"scalar takes the engine {share};")
+    print(f"{len(found.grids)} launches compiled {found.kernels} kernel.")
