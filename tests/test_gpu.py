@@ -126,6 +126,22 @@ def test_what_only_integers_can_settle_is_settled(gpu: Engine) -> None:
     assert tally.tier3 > 0
 
 
+@pytest.mark.parametrize("kind", [BF16, F8_E5M2, F64], ids=repr)
+@pytest.mark.parametrize("other", [*HUGE, *ENDLESS, Fraction(2**53 + 1)], ids=str)
+def test_an_infinity_takes_the_sign_of_its_coefficient(
+    gpu: Engine, kind: DType, other: Fraction
+) -> None:
+    """Also where coefficients are such that no tile could be exact."""
+    minus = 1 << 8 * kind.itemsize - 1
+    infinity = minus - (1 << kind.precision - 1)
+    block = np.array([infinity, minus + infinity, 1, 0], f"u{kind.itemsize}").view(np.uint8)
+    nothing = np.zeros_like(block)
+    for sign in (1, -1):
+        spec = WeightedSumSpec((Fraction(sign), sign * other), (kind, kind), kind)
+        for inputs in ([block, nothing], [nothing, block]):
+            assert evaluated(gpu, spec, inputs)[0] == evaluated(ReferenceEngine(), spec, inputs)[0]
+
+
 def test_threads_have_a_lane_each(gpu: Engine) -> None:
     evaluate = gpu.prepare(WeightedSumSpec(PLAIN, (BF16,) * 3, BF16))
     results: dict[int, bool] = {}
@@ -329,3 +345,15 @@ def test_margins_are_watched() -> None:
         start = part.data_ptr() - 2
         assert bytes((ctypes.c_uint8 * 2).from_address(start)) == b"\xa5\xa5"
     assert part.numel() == 6
+
+
+def test_blocks_that_are_on_the_device_stay_there(gpu: Engine) -> None:
+    spec = WeightedSumSpec(PLAIN, (BF16,) * 3, BF16)
+    for make in (numbers, patterns):
+        inputs = [make(seed, BF16, 61) for seed in range(3)]
+        there = [torch.from_numpy(block[2:].copy()).to(DEVICE) for block in inputs[:2]]
+        mixed: Any = [*there, inputs[2][2:]]
+        output = np.empty(120, np.uint8)
+        gpu.prepare(spec)(mixed, output)
+        wanted = evaluated(get_engine("cpu"), spec, [block[2:].copy() for block in inputs])[0]
+        assert output.view(np.uint16).tolist() == wanted

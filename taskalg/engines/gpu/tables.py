@@ -139,7 +139,8 @@ def _numbers(spec: WeightedSumSpec, mixed: bool) -> _Numbers:
     factors = list(zip(*(column.tolist() for column in columns), strict=True))
     bounds = exactness(spec, scaled, BIAS if mixed else bias(spec.inputs[0]))
     if bounds.binades < 0:
-        return _Numbers([1.0] * len(factors), factors, [*divisor, *_NOTHING[3:-1]])
+        signs = [1.0 if c > 0 else -1.0 for c in spec.coefficients]  # those of infinities follow
+        return _Numbers(signs, factors, [*divisor, *_NOTHING[3:-1]])
     weights, quotient = _fast(spec, scaled)
     limits = _limits(bounds, None if mixed else spec.inputs[0])
     return _Numbers(weights, factors, [*divisor, *quotient, *limits])
