@@ -96,6 +96,16 @@ def test_two_state_dicts_are_two_checkpoints() -> None:
     assert ta.checkpoint(state, name="a") != ta.checkpoint(copy, name="b")
 
 
+def test_the_same_tensors_under_other_names_are_another_checkpoint() -> None:
+    state = {"a": torch.arange(2.0), "b": torch.arange(2.0) + 7}
+    swapped = {"a": state["b"], "b": state["a"]}
+    shorter = {name: value[:1] for name, value in state.items()}
+    half = ta.compile("0.5*x + 0.5*y", models={"x": state, "y": swapped}).state_dict()
+    assert half["a"].tolist() == half["b"].tolist() == [3.5, 4.5]
+    for other in (swapped, shorter):
+        assert ta.checkpoint(state, name="x") != ta.checkpoint(other, name="y")
+
+
 def test_what_reads_and_writes_is_reported(tmp_path: Path) -> None:
     recipe = ta.compile(EXPRESSION, base=weights(1), models={"ft": weights(2)})
     plan = recipe.plan()

@@ -166,11 +166,17 @@ class Checkpoint:
     notes: tuple[str, ...] = ()  # what a user should know about it, a sentence each
 
     @property
-    def identity(self) -> frozenset[tuple[int, int]]:
-        """Devices and inodes of the shards: equal for two paths to the same checkpoint."""
+    def identity(self) -> frozenset[tuple[object, ...]]:
+        """Equal for two that are the same: devices and inodes of shards, or places in memory.
+
+        In memory names count, for another state dict may have the same tensors under others.
+        """
+        if self.arrays:
+            tensors = self.tensors.values()
+            place = [array.address for array in self.arrays]
+            return frozenset((t.name, t.dtype.code, t.shape, place[t.shard]) for t in tensors)
         marks = (shard.fingerprint for shard in self.shards)
-        held = frozenset((-1, array.address) for array in self.arrays)
-        return frozenset((mark.device, mark.inode) for mark in marks) | held
+        return frozenset((mark.device, mark.inode) for mark in marks)
 
     @property
     def devices(self) -> frozenset[str]:
