@@ -14,7 +14,7 @@ from taskalg.engines.registry import check_engine
 from taskalg.errors import KindError, UsageError
 from taskalg.explain import Explanation
 from taskalg.memory.recipes import InMemory
-from taskalg.running.execute import execute
+from taskalg.running.execute import engine_for, execute
 from taskalg.running.provenance import Record
 from taskalg.running.report import Report
 from taskalg.running.stream import Progress, Settings
@@ -144,7 +144,8 @@ class Recipe(InMemory):
             progress=progress,
         )
         record = Record(self.written, hashed=hash)
-        return execute(plan, check_engine(engine), Path(out).expanduser(), settings, record=record)
+        chosen = engine_for(plan, engine)
+        return execute(plan, chosen, Path(out).expanduser(), settings, record=record)
 
     def save_adapter(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from taskalg.dtypes import BF16, F8_E4M3, F8_E5M2, F16, F32, F64, FLOATING, DTyp
 from taskalg.engines.base import Bytes, Engine, Group, Tally, WeightedSumSpec
 from taskalg.engines.reference import ReferenceEngine
 from taskalg.engines.registry import get_engine
+from taskalg.errors import UsageError
+from taskalg.running import execute
 from tests import oracle
 from tests.strategies import random_data
 
@@ -117,6 +120,18 @@ def test_blocks_end_anywhere(gpu: Engine, count: int) -> None:
     assert tally == Tally()
 
 
+def test_blocks_that_are_on_the_device_stay_there(gpu: Engine) -> None:
+    spec = WeightedSumSpec(PLAIN, (BF16,) * 3, BF16)
+    for make in (numbers, patterns):
+        inputs = [make(seed, BF16, 61) for seed in range(3)]
+        there = [torch.from_numpy(block[2:].copy()).to(DEVICE) for block in inputs[:2]]
+        mixed: Any = [*there, inputs[2][2:]]
+        output = np.empty(120, np.uint8)
+        gpu.prepare(spec)(mixed, output)
+        wanted = evaluated(get_engine("cpu"), spec, [block[2:].copy() for block in inputs])[0]
+        assert output.view(np.uint16).tolist() == wanted
+
+
 def test_what_only_integers_can_settle_is_settled(gpu: Engine) -> None:
     """A third of a multiple of three is the very number, but for what 106 bits do not hold."""
     spec = WeightedSumSpec((Fraction(1, 3), Fraction(10) ** -40), (F32, F32), F32)
@@ -181,6 +196,19 @@ def test_a_merge_of_files_has_the_same_bytes(tmp_path: Path) -> None:
         recipe.save(tmp_path / f"{engine}.st.safetensors", engine=engine, on_overflow="warn")
     one, other = (tmp_path / f"{engine}.st.safetensors" for engine in ("cpu", "gpu"))
     assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("reason", [None, UsageError("no NVIDIA GPU was found")], ids=repr)
+@pytest.mark.parametrize("place", ["cpu", "cuda:0"])
+def test_auto_is_the_gpu_for_operands_that_lie_there_if_it_can_be_used(
+    place: str, reason: UsageError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operands = [SimpleNamespace(checkpoint=SimpleNamespace(devices={d})) for d in ("cpu", place)]
+    plan: Any = SimpleNamespace(operands=operands)
+    monkeypatch.setattr(execute, "unavailable", lambda: reason)
+    wanted = "gpu" if place == "cuda:0" and reason is None else "cpu"
+    assert execute.engine_for(plan, "auto") == wanted
+    assert execute.engine_for(plan, "reference") == "reference"
 
 
 # ---- Tensors that stay
@@ -345,15 +373,3 @@ def test_margins_are_watched() -> None:
         start = part.data_ptr() - 2
         assert bytes((ctypes.c_uint8 * 2).from_address(start)) == b"\xa5\xa5"
     assert part.numel() == 6
-
-
-def test_blocks_that_are_on_the_device_stay_there(gpu: Engine) -> None:
-    spec = WeightedSumSpec(PLAIN, (BF16,) * 3, BF16)
-    for make in (numbers, patterns):
-        inputs = [make(seed, BF16, 61) for seed in range(3)]
-        there = [torch.from_numpy(block[2:].copy()).to(DEVICE) for block in inputs[:2]]
-        mixed: Any = [*there, inputs[2][2:]]
-        output = np.empty(120, np.uint8)
-        gpu.prepare(spec)(mixed, output)
-        wanted = evaluated(get_engine("cpu"), spec, [block[2:].copy() for block in inputs])[0]
-        assert output.view(np.uint16).tolist() == wanted

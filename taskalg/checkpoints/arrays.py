@@ -32,12 +32,9 @@ class Array:
         """How many bytes it has."""
         return int(self.content.nbytes)
 
-    def view(self, start: int, nbytes: int) -> NDArray[np.uint8] | None:
-        """Return a range of bytes without copying it; None when that lies on a device."""
-        if self.device != HOST:
-            return None
-        found: NDArray[np.uint8] = self.content[start : start + nbytes]
-        return found
+    def view(self, start: int, nbytes: int, device: str = HOST) -> Any:
+        """Return a range of bytes without copying it; None when it is not on that device."""
+        return self.content[start : start + nbytes] if self.device == device else None
 
     def read(self, start: int, into: NDArray[np.uint8]) -> None:
         """Copy a range of bytes to the host."""

@@ -78,12 +78,14 @@ class Engine(Protocol):
     """Evaluates weighted sums; every engine gives the same bytes."""
 
     name: str
+    device: str  # as torch calls it, that of memory which blocks are used in without being copied
 
     def prepare(self, spec: WeightedSumSpec) -> Evaluate:
         """Return a function that evaluates `spec` over a block.
 
         The function takes one array of bytes for each input, each `(n * itemsize,)` and aligned to
-        its itemsize, and the output's array of bytes, which it fills. It may be called from several
+        its itemsize, and the output's array of bytes, which it fills. An input that lies on the
+        engine's device is a torch tensor of bytes instead. It may be called from several
         threads at once.
         """
         ...

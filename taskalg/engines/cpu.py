@@ -60,6 +60,7 @@ class CpuEngine:
     """Evaluates weighted sums with compiled kernels."""
 
     name = "cpu"
+    device = "cpu"
 
     def prepare(self, spec: WeightedSumSpec) -> Evaluate:
         """Return a function that evaluates `spec` over a block, from any thread."""

@@ -32,6 +32,7 @@ class ReferenceEngine:
     """Evaluates weighted sums over exact rationals."""
 
     name = "reference"
+    device = "cpu"
 
     def prepare(self, spec: WeightedSumSpec) -> Evaluate:
         """Return a function that evaluates `spec` over a block, element by element."""

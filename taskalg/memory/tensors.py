@@ -12,7 +12,7 @@ from itertools import groupby
 import torch
 
 from taskalg.engines.base import Bytes, Engine
-from taskalg.engines.gpu.device import is_interpreted
+from taskalg.engines.gpu.device import is_interpreted, on
 from taskalg.engines.registry import get_engine
 from taskalg.errors import UsageError, listed, quoted
 from taskalg.planning.plan import Plan, Step
@@ -53,7 +53,8 @@ def engine_on(device: torch.device, name: str) -> Engine:
     """
     if name == "auto":
         name = "gpu" if device.type == "cuda" else "cpu"
-    engine = get_engine(name)
+    with on(device):
+        engine = get_engine(name)
     reached = "cuda" if name == "gpu" else "cpu"
     if device.type != reached and not (name == "gpu" and is_interpreted()):
         raise UsageError(

@@ -10,7 +10,8 @@ from taskalg.algebra.kinds import Kind
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.checkpoints.hub.fetch import fetched
 from taskalg.engines.base import Engine
-from taskalg.engines.registry import get_engine
+from taskalg.engines.gpu.device import unavailable
+from taskalg.engines.registry import check_engine, get_engine
 from taskalg.machine import peak_memory
 from taskalg.output.destination import is_file_output
 from taskalg.output.layout import SHARD_SIZE, OutputTensor, ShardLayout, lay_out
@@ -99,6 +100,19 @@ def execute(
         tally=run.tally,
         notes=(*_told(plan), *run.notes(), *warned, *_resumed(skipped), *unsure(record)),
     )
+
+
+def engine_for(plan: Plan, name: str) -> str:
+    """Return the engine that is meant for a plan: `auto` is the GPU's for operands that lie there.
+
+    Raises:
+        UsageError: no engine has that name, or this machine has nothing it could run on.
+    """
+    places = {device for operand in plan.operands for device in opened(operand).devices}
+    on_gpu = any(place.startswith("cuda") for place in places)
+    if name == "auto" and on_gpu and unavailable() is None:
+        return "gpu"
+    return check_engine(name)
 
 
 def rehearse(plan: Plan, out: Path, settings: Settings) -> None:

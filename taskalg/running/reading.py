@@ -53,10 +53,13 @@ class Inputs:
         return content
 
     def in_place(self, operand: int, pieces: Sequence[Piece]) -> Bytes | None:
-        """Return what lies together in memory without copying it; None when it does not."""
-        array = self._array(operand, pieces[0]) if len(pieces) == 1 else None
-        found = None if array is None else array.view(pieces[0].offset, pieces[0].nbytes)
-        self._count(0 if found is None else found.size)
+        """Return what lies together in memory that the engine uses; None when it does not."""
+        first, *others = pieces
+        array = None if others else self._array(operand, first)
+        if array is None or array.device != self._engine.device:
+            return None
+        self._count(first.nbytes)
+        found: Bytes = array.view(first.offset, first.nbytes, array.device)
         return found
 
     def _array(self, operand: int, piece: Piece) -> Array | None:

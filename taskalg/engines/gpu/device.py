@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import metadata
 from typing import Any
 
@@ -58,6 +58,13 @@ def device() -> str:
     import torch
 
     return f"cuda:{torch.cuda.current_device()}"
+
+
+def on(device: Any) -> AbstractContextManager[object]:
+    """Launch kernels on a device, a `torch.device`, whichever is current."""
+    import torch
+
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def unavailable() -> UsageError | None:

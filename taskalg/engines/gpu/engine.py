@@ -14,7 +14,7 @@ from taskalg.engines.base import (
     WeightedSumSpec,
 )
 from taskalg.engines.cpu import CpuEngine
-from taskalg.engines.gpu.device import device
+from taskalg.engines.gpu.device import device, on
 from taskalg.engines.gpu.dots import dots
 from taskalg.engines.gpu.resident import ResidentSums
 from taskalg.engines.gpu.streamed import Lanes, StreamedSum, pinned
@@ -31,6 +31,7 @@ class GpuEngine:
 
     def __init__(self) -> None:
         self._device = torch.device(device())
+        self.device = str(self._device)
         self._cpu = CpuEngine()  # settles what the kernels leave, and multiplies factors
         self._lanes = Lanes(self._device)
 
@@ -48,7 +49,8 @@ class GpuEngine:
 
     def dots(self, group: Group, *, threads: int | None = None) -> NDArray[np.float64]:
         """Return inner products of gradients with operands; the same every time."""
-        return dots(group, self._device)
+        with on(self._device):
+            return dots(group, self._device)
 
     def memory(self, nbytes: int) -> Bytes:
         """Return pinned memory, which copies to and from the GPU need not wait for."""

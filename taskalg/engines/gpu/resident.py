@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from taskalg.engines.base import Engine, Group, Tally, WeightedSumSpec
+from taskalg.engines.gpu.device import on
 from taskalg.engines.gpu.launch import Kernels
 from taskalg.engines.gpu.tables import TILES, Tables, fill, is_aligned, row_size, tabulate
 
@@ -63,7 +64,7 @@ class ResidentSums:
 
     def evaluate(self, rows: Rows) -> Tally:
         """Evaluate all tensors for coefficients by row; wait for the result."""
-        with self._lock:
+        with self._lock, on(self._device):
             numbers = self._numbers.numpy()
             for row, coefficients in zip(numbers, rows, strict=False):
                 fill(row, coefficients, self._group.inputs, self._group.output, copying=True)

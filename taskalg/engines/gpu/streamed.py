@@ -54,8 +54,11 @@ class Lane:
             self.counters = torch.zeros(4, dtype=torch.int64, device=device)
 
     def using(self) -> AbstractContextManager[object]:
-        """Have what follows done on this lane's stream."""
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        """Have what follows done on this lane's stream, after what was asked of the GPU before."""
+        if self._stream is None:
+            return nullcontext()
+        self._stream.wait_stream(torch.cuda.default_stream(self._device))
+        return torch.cuda.stream(self._stream)
 
     def buffers(self, sizes: Sequence[int]) -> list[torch.Tensor]:
         """Return memory on the device, `sizes` [bytes], which is theirs until the next call."""
@@ -129,24 +132,41 @@ class StreamedSum:
             seen = lane.counted()
             if seen.missed:
                 lane.missed.zero_()
-        return self._cpu(inputs, output) if seen.missed else seen.tally
+        return self._cpu([*map(_on_host, inputs)], output) if seen.missed else seen.tally
 
     def _start(self, lane: Lane, inputs: Sequence[Bytes], output: Bytes, count: int) -> None:
         terms = len(inputs)
         control_size = 8 * (terms + 3 + len(self._row))
-        sizes = [*(block.size for block in inputs), output.size, control_size]
-        *buffers, control = lane.buffers(sizes)
-        for there, block in zip(buffers, inputs, strict=False):
-            there.copy_(_tensor(block), non_blocking=True)
-        record = [*(there.data_ptr() for there in buffers), count, 0]
+        sizes = [0 if _is_there(block) else block.size for block in inputs]
+        *buffers, result, control = lane.buffers([*sizes, output.size, control_size])
+        for there, block in zip(buffers, inputs, strict=True):
+            if not _is_there(block):
+                there.copy_(_tensor(block), non_blocking=True)
+        places: list[Any] = [
+            block if _is_there(block) else there
+            for there, block in zip(buffers, inputs, strict=True)
+        ]
+        addresses = [place.data_ptr() for place in (*places, result)]
         words = control.view(torch.int64)
-        lane.send(np.concatenate([np.array(record, np.int64), self._row]), words)
+        record = np.array([*addresses, count, 0], np.int64)
+        lane.send(np.concatenate([record, self._row]), words)
         programs = -(-count // self._elements)
         lane.make_room(programs)
         rows = words[terms + 3 :].view(torch.float64)
         tables = lane.chunks, words[: terms + 3], rows, lane.missed, lane.counters
-        self._kernels.sum(programs, *tables, aligned=True)
-        torch.from_numpy(output).copy_(buffers[-1], non_blocking=True)
+        is_wide = all(address % 16 == 0 for address in addresses)
+        self._kernels.sum(programs, *tables, aligned=is_wide)
+        torch.from_numpy(output).copy_(result, non_blocking=True)
+
+
+def _is_there(block: Any) -> bool:
+    """Tell whether a block is on the device already."""
+    return isinstance(block, torch.Tensor)
+
+
+def _on_host(block: Any) -> Bytes:
+    found: Bytes = block.cpu().numpy() if _is_there(block) else block
+    return found
 
 
 def _tensor(block: Bytes) -> torch.Tensor:
