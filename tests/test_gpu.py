@@ -373,3 +373,21 @@ def test_margins_are_watched() -> None:
         start = part.data_ptr() - 2
         assert bytes((ctypes.c_uint8 * 2).from_address(start)) == b"\xa5\xa5"
     assert part.numel() == 6
+
+
+def test_kernels_are_kept_where_that_is_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from triton import knobs
+
+    from taskalg.engines.cache import folder
+    from taskalg.engines.gpu.launch import keep_compiled
+
+    with knobs.cache.scope():
+        knobs.cache.dir = str(tmp_path / "here")
+        keep_compiled()
+        assert knobs.cache.dir == str(tmp_path / "here")
+        (tmp_path / "file").write_text("in the way")
+        knobs.cache.dir = str(tmp_path / "file" / "cache")
+        keep_compiled()
+        assert knobs.cache.dir == str(folder()) + "/triton"

@@ -1,12 +1,16 @@
 """Kernels called from Python: on the GPU's current stream, or one at a time when interpreted."""
 
+import os
 import threading
 from collections.abc import Sequence
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
+from triton import knobs
 
 from taskalg.dtypes import DType
+from taskalg.engines.cache import folder
 from taskalg.engines.gpu import interpreter
 from taskalg.engines.gpu.device import is_interpreted
 from taskalg.engines.gpu.elements import layout
@@ -21,6 +25,21 @@ OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
 
 if is_interpreted():
     interpreter.mend()
+
+
+def keep_compiled() -> None:
+    """Have Triton keep what it compiles beside our own kernels where its own place is no use."""
+    try:
+        os.makedirs(knobs.cache.dir, exist_ok=True)
+        with TemporaryFile(dir=knobs.cache.dir):
+            return
+    except OSError:
+        where = folder()
+        if where is not None:
+            knobs.cache.dir = str(where / "triton")
+
+
+keep_compiled()
 
 
 class Kernels:
