@@ -430,6 +430,8 @@ def test_mistakes_are_told() -> None:
     bad(lambda: f(s=torch.ones(2)), "s has the shape (2,)", "expected ()")
     bad(lambda: f(u=torch.ones(2)), "u has the shape (2,)", "expected (7,) or ()")
     bad(lambda: f(s=torch.tensor(float("nan"))), "nan is not a finite number", "a value of s")
+    bad(lambda: f(s=[0.1, 0.2]), "list is not a number", "a value of s")
+    bad(lambda: f(s=torch.tensor(1j)), "torch.complex64 is not a real number", "a value of s")
     bad(lambda: made.functional(per_tensor=["t"]), "no scalar 't'")
     bad(lambda: made.functional(device="nowhere"), "device 'nowhere' cannot be used")
     bad(lambda: recipe("base + 0.5*one").functional(), "no scalars to learn")

@@ -131,6 +131,13 @@ def test_common_rows_and_what_is_not_shared(tmp_path: Path, engine: str) -> None
         assert seen(live.state_dict()) == seen(base)
 
 
+def test_reset_goes_back_to_the_base_whatever_the_first_scalars_are(engine: str) -> None:
+    live = mixed().bind(s=1).live(engine=engine)
+    assert seen(live.state_dict()) == seen(weights(1))
+    live.reset()
+    assert seen(live.state_dict()) == seen(weights(0))
+
+
 def test_a_donor_that_has_no_coefficient_is_what_reset_goes_back_to(engine: str) -> None:
     base, ft = weights(1), weights(2)
     text = "s*base['w'] + (1 - s)*ft['w'] + ft[~'w']"
@@ -336,6 +343,15 @@ def test_an_overflow_at_the_start_leaves_the_donor(engine: str) -> None:
     with pytest.raises(ta.OverflowingError, match="'b' overflows f16"):
         overflowing(3).live(model, engine=engine)
     assert model["b"].tolist() == [1, 1]
+
+
+def test_an_overflow_stays_where_there_is_nothing_to_go_back_to(engine: str) -> None:
+    base, ft = ({"a": torch.full((2,), number).half()} for number in (60_000.0, -60_000.0))
+    recipe = ta.compile("s*(ft - base)", base=base, models={"ft": ft}, set={"s": 1})
+    model = {"a": torch.ones(2).half()}
+    with pytest.raises(ta.OverflowingError, match="the weights have it"):
+        recipe.live(model, engine=engine)
+    assert model["a"].isinf().all()
 
 
 def test_an_overflow_may_be_a_warning(engine: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -102,3 +102,5 @@ def _number(name: str, value: Scalar) -> Fraction:
     except UsageError as error:
         error.note = error.note or f"it is a value of {name}"
         raise
+    except TypeError as error:
+        raise UsageError(str(error), note=f"it is a value of {name}") from None

@@ -185,6 +185,8 @@ class Live(Generic[Made]):
         elif self._has_base:
             self._held.restore()
             words = "the weights are those of the donor"
+        else:
+            words = "the weights have it"
         others = f", and {len(names) - 1:,} more" if len(names) > 1 else ""
         raise OverflowingError(
             f"tensor {quoted(names[0])} overflows {self._held.targets.dtypes[names[0]]}{others}",

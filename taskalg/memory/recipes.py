@@ -188,7 +188,8 @@ class InMemory(Planned):
                 get memory of their own, and `live.state_dict()` has them.
             device: where weights and operands are; by default the model's, else the CPU.
             dtype: of floating tensors; by default the model's, or the donor's.
-            donor: the checkpoint whose names the result takes, and to which `reset` goes back.
+            donor: the checkpoint whose names the result takes, and to which `reset` goes back; by
+                default the base, also where the first scalars leave nothing of it.
             engine: as for `save`; "auto" is "gpu" on a GPU.
             operands: "cpu" for operands that stay in pinned host memory while the weights are on a
                 GPU, which makes each `set` as slow as the bus; "auto" for those that do not fit.
@@ -209,9 +210,10 @@ class InMemory(Planned):
             raise UsageError("the model decides the dtypes", help="leave out dtype")
         settings = _settings(threads, on_overflow)
         free = freed(self)
+        there = {operand.name for operand, part in free.resolved.terms if part}
         plan = free.plan(
             dtype=dtype,
-            donor=donor,
+            donor=donor or ("base" if "base" in there else None),
             allow_partial=allow_partial,
             only_shared=only_shared,
             rows=rows,
