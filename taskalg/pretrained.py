@@ -155,25 +155,42 @@ def _config(transformers: Any, folder: Path) -> Any:
 
 
 def _class(transformers: Any, config: Any, wanted: Any) -> Any:
-    """Return the class to make, which for an automatic one depends on the config."""
+    """Return the class to make, which for an automatic one depends on the config.
+
+    Raises:
+        UsageError: it is none, or one for other configs.
+    """
     if wanted is None:
-        for name in config.architectures or ():
-            wanted = getattr(transformers, name, None) or wanted
-    wanted = wanted or transformers.AutoModel
+        named = [getattr(transformers, str(name), None) for name in config.architectures or ()]
+        wanted = next(filter(_is_model_class, named), transformers.AutoModel)
+    if not _is_model_class(wanted):
+        raise UsageError(
+            f"model_class is a class of transformers, found {quoted(str(wanted))}",
+            help="model_class=transformers.AutoModelForCausalLM",
+        )
     mapping = getattr(wanted, "_model_mapping", None)
-    if mapping is None:
-        return wanted
-    found = mapping.get(type(config), None)
-    if found is None:
+    its_config = getattr(wanted, "config_class", None) or type(config)
+    found = wanted if mapping is None else mapping.get(type(config), None)
+    if found is None or not isinstance(config, its_config):
         kind = type(config).__name__
         raise UsageError(f"{wanted.__name__} has no model for a {kind}")
     return found[0] if isinstance(found, tuple) else found
 
 
+def _is_model_class(found: Any) -> bool:
+    return isinstance(found, type) and hasattr(found, "from_pretrained")
+
+
 def _dtype(plan: Plan, config: Any) -> Any:
-    """Return the dtype of the model: of all floating tensors, else what the config says."""
+    """Return the dtype of the model: of all floating tensors, else what the config says.
+
+    Raises:
+        UsageError: torch makes no models of it.
+    """
     outputs = {plan.combinations[step.combination].output for step in plan.steps}
     floating = [dtype for dtype in FLOATING if dtype in outputs]
+    if len(floating) == 1 and floating[0].itemsize == 1:
+        raise UsageError(f"torch makes no models of {floating[0]}", help='dtype="bf16"')
     return floating[0].torch if len(floating) == 1 else config.dtype or "auto"
 
 

@@ -196,10 +196,20 @@ def test_what_is_no_model_or_lacks_weights_is_told(tmp_path: Path) -> None:
         ta.from_pretrained("base", models=paths, model_class=wanted)
     with pytest.raises(ta.UsageError, match="AutoModelForMaskedLM has no model for a GPT2Config"):
         ta.from_pretrained("base", models=paths, model_class=transformers.AutoModelForMaskedLM)
+    with pytest.raises(ta.UsageError, match="BertModel has no model for a GPT2Config"):
+        ta.from_pretrained("base", models=paths, model_class=transformers.BertModel)
+    with pytest.raises(ta.UsageError, match="is a class of transformers, found 'AutoModel'"):
+        ta.from_pretrained("base", models=paths, model_class="AutoModel")
+    with pytest.raises(ta.UsageError, match="torch makes no models of f8_e4m3"):
+        ta.from_pretrained("base", models=paths, dtype="f8_e4m3")
     with pytest.raises(ta.UsageError, match="'meta' holds no numbers"):
         ta.from_pretrained("base", models=paths, device="meta")
     path = paths["base"] / "config.json"
     config = json.loads(path.read_text("utf-8"))
+    for strange in ([7], ["logging"], None):  # no class, so that of all such configs
+        path.write_text(json.dumps(config | {"architectures": strange}), "utf-8")
+        found = ta.from_pretrained("base", models=paths)
+        assert type(found) is transformers.GPT2Model
     path.write_text(json.dumps(config | {"n_embd": 16}), "utf-8")
     with pytest.raises(ta.MismatchError, match="cannot make a GPT2LMHeadModel"):
         ta.from_pretrained("base", models=paths)
