@@ -435,6 +435,7 @@ def test_mistakes_are_told() -> None:
     bad(lambda: made.functional(per_tensor=["t"]), "no scalar 't'")
     bad(lambda: made.functional(device="nowhere"), "device 'nowhere' cannot be used")
     bad(lambda: recipe("base + 0.5*one").functional(), "no scalars to learn")
+    bad(lambda: recipe("base + s*one", s="1e400").functional(), "s is too large for float32")
     bad(lambda: recipe("s*base + u*one", s=1, u=0).functional(), "must be a model or a task vector")
     bad(lambda: recipe("base + one/s", s=1).functional(per_tensor=["s"]), "depend on the tensor")
     bad(lambda: recipe("base + ramp(s, 1)*one", s=1).functional(per_tensor=["s"]), "the tensor")

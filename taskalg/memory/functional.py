@@ -16,6 +16,7 @@ import torch
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.binding import freed
 from taskalg.checkpoints.arrays import HOST
+from taskalg.dtypes import F32
 from taskalg.engines.gpu.device import within_memory
 from taskalg.errors import Source, UsageError, listed, quoted
 from taskalg.expression import Expression, Written
@@ -89,6 +90,8 @@ class Functional(Generic[Made]):
         self._learnable = Learnable(tuple(scalars), frozenset(per_tensor), merged.changing)
         self._parameters: dict[str, torch.nn.Parameter] = {}
         for name, value in scalars.items():
+            if abs(value) > F32.largest:
+                raise UsageError(f"{name} is too large for float32, in which it is learned")
             start = torch.full(self._learnable.shape(name), float(value), dtype=torch.float32)
             self._parameters[name] = torch.nn.Parameter(start)
         different = torch.arange(1.0, len(merged.changing) + 1)
