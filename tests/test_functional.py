@@ -423,6 +423,16 @@ def bad(make: Callable[[], object], *words: str) -> None:
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_a_slope_beyond_binary64_is_its_largest_number() -> None:
+    f = recipe("base + one/s", s=1).functional()
+    s = torch.tensor(1e-200, dtype=torch.float64, requires_grad=True)
+    total = f(s=s)["layers.0.attn"].sum()
+    (gradient,) = torch.autograd.grad(total, s, torch.tensor(0.0), retain_graph=True)
+    assert gradient == 0
+    (gradient,) = torch.autograd.grad(total, s)
+    assert not gradient.isfinite()
+
+
 def test_mistakes_are_told() -> None:
     made = recipe("base + s*one - u*two", s=1, u=1)
     f = made.functional(per_tensor=["u"])

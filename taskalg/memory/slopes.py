@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from taskalg.algebra.coefficient import Coefficient, Number
 
+_LARGEST = float(np.finfo(np.float64).max)
+
 
 @dataclass(frozen=True)
 class Slopes:
@@ -30,10 +32,11 @@ class Slopes:
             products: `(n, terms)`, of the gradients of n tensors with their operands.
             values: of all scalars.
         """
-        return {
-            name: float((products * _numbers(slopes, values)).sum())
-            for name, slopes in self.by_scalar.items()
-        }
+        with np.errstate(over="ignore", invalid="ignore"):  # a gradient may be infinite, or NaN
+            return {
+                name: float((products * _numbers(slopes, values)).sum())
+                for name, slopes in self.by_scalar.items()
+            }
 
 
 def slopes_of(row: Sequence[Number]) -> Slopes:
@@ -44,4 +47,12 @@ def slopes_of(row: Sequence[Number]) -> Slopes:
 
 
 def _numbers(slopes: Iterable[Coefficient], values: Mapping[str, Fraction]) -> NDArray[np.float64]:
-    return np.array([float(slope.given(values).constant or 0) for slope in slopes])
+    return np.array([_nearest(slope.given(values).constant or Fraction(0)) for slope in slopes])
+
+
+def _nearest(number: Fraction) -> float:
+    """Return the nearest finite binary64 number, so that zero times it is zero."""
+    try:
+        return float(number)
+    except OverflowError:
+        return _LARGEST if number > 0 else -_LARGEST
