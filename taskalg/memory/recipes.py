@@ -181,7 +181,8 @@ class InMemory(Planned):
         `live = recipe.live(model)` writes the weights into the model, then `live.set(strength=0.3)`
         does so with another scalar, and `live.reset()` takes it back to the base. Operands that
         are in memory on the device are used where they are, and must not change; if the model is
-        one of them, it is copied first. Tensors that no scalar changes are written once.
+        one of them, it is copied first. Tensors that no scalar changes are written once. What the
+        model has instead of its tensors after `model.to(...)` or `model.half()` is not followed.
 
         Args:
             model: a module, or a state dict of tensors, as for `load_into`; by default the weights
