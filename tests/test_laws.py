@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import taskalg
 from taskalg import Recipe
-from taskalg.algebra.selectors import Glob, places
+from taskalg.algebra.coefficient import selected
+from taskalg.algebra.selectors import Glob, Selector, places
 from taskalg.algebra.table import tabulate
 from taskalg.errors import ExpressionError, Source
 from taskalg.language.nodes import Node
@@ -122,6 +123,14 @@ def test_the_table_agrees_with_one_tensor_at_a_time(node: Node) -> None:
         row = tuple(part.at(name, place) for part in parts)
         assert table.classes[table.of[name]] == row
     assert len(set(table.classes)) == len(table.classes)
+
+
+def test_lists_of_names_are_not_held_against_every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe with a value for each of a thousand tensors would take a million looks."""
+    monkeypatch.setattr(Selector, "selects", None)  # a call would be an error
+    lists = [Selector((Glob("a"), Glob("b")), ()), Selector((Glob("b"),), ())]
+    table = tabulate([selected(lists[0]) + selected(lists[1])], places(["a", "b", "c"]))
+    assert [table.classes[table.of[name]] for name in "abc"] == [(1,), (2,), (0,)]
 
 
 @examples(100)

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from taskalg.algebra.rationals import decimal_text
 
+_OPEN = frozenset("*?[")  # what makes a pattern more than a name
 _LONGEST_LAYER = 9  # digits; a longer component is an identifier, not a layer
 
 
@@ -78,6 +79,13 @@ class Selector:
         if any(_holds(item, name, place) for item in self.excluded):
             return False
         return not self.plain or any(_holds(item, name, place) for item in self.plain)
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The names it is a list of, whole ones; None when it is something else."""
+        globs = [item.pattern for item in self.plain if isinstance(item, Glob)]
+        is_list = self.plain and len(globs) == len(self.items)
+        return tuple(globs) if is_list and _OPEN.isdisjoint("".join(globs)) else None
 
     @property
     def items(self) -> tuple[Item, ...]:

@@ -4,7 +4,7 @@ The number of classes is small however many tensors there are, so everything aft
 classes: exact arithmetic is done once for each, not once for each tensor.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from taskalg.algebra.coefficient import Coefficient, Number
@@ -29,16 +29,29 @@ def tabulate(coefficients: Sequence[Coefficient], places: Mapping[str, Place | N
     if not any(coefficient.varies for coefficient in coefficients):
         row = tuple(coefficient.number for coefficient in coefficients)
         return Table((row,), dict.fromkeys(places, 0))
-    selectors: list[Selector] = list({s: None for c in coefficients for s in c.selectors()})
+    named, others = _by_name({s: None for c in coefficients for s in c.selectors()})
     ramped = any(True for c in coefficients for _ in c.ramps())
     rows: dict[tuple[Number, ...], int] = {}
     known: dict[tuple[object, ...], int] = {}  # what decides a row -> the row's index
     of: dict[str, int] = {}
     for name, place in places.items():
-        key = (*(selector.selects(name, place) for selector in selectors), place if ramped else 0)
+        chosen = frozenset([*named.get(name, ()), *(s for s in others if s.selects(name, place))])
+        key = (chosen, place if ramped else 0)
         index = known.get(key)
         if index is None:
-            row = tuple(coefficient.at(name, place) for coefficient in coefficients)
+            row = tuple(part.where(chosen.__contains__, place) for part in coefficients)
             index = known[key] = rows.setdefault(row, len(rows))
         of[name] = index
     return Table(tuple(rows), of)
+
+
+def _by_name(selectors: Iterable[Selector]) -> tuple[dict[str, list[Selector]], list[Selector]]:
+    """Sort out lists of names, as learned recipes have one for each of a thousand tensors."""
+    named: dict[str, list[Selector]] = {}
+    others = []
+    for selector in selectors:
+        if selector.names is None:
+            others.append(selector)
+        for name in selector.names or ():
+            named.setdefault(name, []).append(selector)
+    return named, others
