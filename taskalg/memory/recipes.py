@@ -268,7 +268,7 @@ class InMemory(Planned):
             device=device,
             per_tensor=per_tensor,
             engine=engine,
-            threads=threads,
+            threads=Settings(threads).threads,
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from taskalg.algebra.kinds import Kind
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.engines.base import Bytes, Engine, Evaluate, Tally
-from taskalg.errors import MismatchError, listed, quoted
+from taskalg.errors import MismatchError, UsageError, listed, quoted
 from taskalg.machine import available_threads
 from taskalg.output.layout import SHARD_SIZE
 from taskalg.planning.combination import Combination
@@ -51,6 +51,15 @@ class Settings:
     overwrite: bool = False
     shard_size: int = SHARD_SIZE  # [bytes]
     progress: Callable[[Progress], None] | None = None  # cancels by raising
+
+    def __post_init__(self) -> None:
+        """Refuse what would be no threads at all, which write nothing.
+
+        Raises:
+            UsageError: their number is not one.
+        """
+        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
+            raise UsageError("threads is a number from 1 on, or None", note=f"found {self.threads}")
 
 
 class Pass:

@@ -43,27 +43,34 @@ _PART = tl.constexpr(32)  # elements of the double-double tier at a time; more w
 
 
 @triton.jit
-def _extremes(size, INPUTS: tl.constexpr, TERM: tl.constexpr, MIXED: tl.constexpr):
+def _extremes(pattern, INPUTS: tl.constexpr, TERM: tl.constexpr, MIXED: tl.constexpr):
     """Return magnitudes to take the largest of, and the same less one for the smallest but zero.
 
     Among dtypes of one kind patterns will do; others are brought to binary64's exponents.
     """
+    size = magnitude(pattern, INPUTS[TERM][BITS])
     if MIXED:
         field_0 = INPUTS[TERM][OFFSET]
         common = tl.maximum((size >> INPUTS[TERM][NARROWER]) + field_0, field_0 + (1 << 20))
         common = tl.where(size == 0, 0, tl.where(size >= INPUTS[TERM][SPECIAL], _HIGHEST, common))
-        return common, (common - 1).to(tl.uint32)
-    else:
-        return size, (size - 1).to(tl.uint32)
+        common = common.to(tl.uint32)
+        return common, common - 1
+    elif INPUTS[TERM][BITS] == 64:
+        size = size.to(tl.uint32)
+        return size, size - 1
+    else:  # a shift takes the sign away on a pipe that has time; the place of fields is told below
+        size = (pattern << 1).to(tl.uint32)
+        return size, size - 1
 
 
 @triton.jit
 def _is_exact(largest, less_one, limits, INPUTS: tl.constexpr, MIXED: tl.constexpr):
     """Tell whether no sum of a tile rounds or overflows, from its magnitudes."""
     FIELD: tl.constexpr = 20 if MIXED else 20 + INPUTS[0][NARROWER]
-    top, bottom = tl.max(largest, 0), tl.min(less_one, 0) + 1
-    high = tl.maximum(top >> FIELD, 1)
-    low = tl.maximum((bottom >> FIELD).to(tl.int32), 1)
+    SHIFTED: tl.constexpr = 0 if MIXED or INPUTS[0][BITS] == 64 else 1
+    top = (tl.max(largest, 0) >> SHIFTED).to(tl.int32)
+    bottom = ((tl.min(less_one, 0) + 1) >> SHIFTED).to(tl.int32)
+    high, low = tl.maximum(top >> FIELD, 1), tl.maximum(bottom >> FIELD, 1)
     binades, lowest = tl.load(limits).to(tl.int32), tl.load(limits + 1).to(tl.int32)
     ceiling = tl.load(limits + 2).to(tl.int32)
     near = (high - low <= binades) & (low >= lowest)
@@ -93,7 +100,7 @@ def _fast(
     """Evaluate a tile as if it were exact; write it if it is, and tell."""
     TERMS: tl.constexpr = len(INPUTS)
     lanes = tl.arange(0, TILE)
-    largest = tl.zeros((TILE,), tl.int32)
+    largest = tl.zeros((TILE,), tl.uint32)
     less_one = tl.full((TILE,), 0xFFFFFFFF, tl.uint32)
     total = negative_zeros(TILE)
     for term in tl.static_range(TERMS):
@@ -105,8 +112,7 @@ def _fast(
         else:
             stored = tl.load(pointer + lanes, mask=start + lanes < limit, other=0)
         pattern = at_top(stored, INPUTS[term][BITS])
-        size = magnitude(pattern, INPUTS[term][BITS])
-        upward, downward = _extremes(size, INPUTS, term, MIXED)
+        upward, downward = _extremes(pattern, INPUTS, term, MIXED)
         largest, less_one = tl.maximum(largest, upward), tl.minimum(less_one, downward)
         element = widen(pattern, INPUTS[term][BITS], INPUTS[term][NARROWER])
         total = tl.fma(element, weight, total)

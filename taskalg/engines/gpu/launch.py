@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -17,6 +17,8 @@ from taskalg.engines.gpu.elements import layout
 from taskalg.engines.gpu.kernels import exchange, weighted_sums
 from taskalg.engines.gpu.products import add_up, products
 from taskalg.engines.gpu.tables import is_mixed, tile_size
+
+Again = Callable[[], None]
 
 _ONE = threading.Lock()  # the interpreter changes Triton's own modules while it runs
 
@@ -53,10 +55,10 @@ class Kernels:
         self._tile = {"TILE": tile_size(inputs)}
         self._mixed = {"MIXED": is_mixed(inputs)}
 
-    def sum(self, programs: int, *arguments: Any, aligned: bool) -> None:
-        """Start `weighted_sums` on its tables."""
+    def sum(self, programs: int, *arguments: Any, aligned: bool) -> Again:
+        """Start `weighted_sums` on its tables; return what starts it on the same ones again."""
         how = {**self._dtypes, **self._tile, **self._mixed, "ALIGNED": aligned}
-        _start(weighted_sums, programs, arguments, how)
+        return _start(weighted_sums, programs, arguments, how)
 
     def exchange(self, programs: int, *arguments: Any, inward: bool) -> None:
         """Start `exchange` on its tables."""
@@ -72,11 +74,18 @@ class Kernels:
         _start(add_up, programs, arguments, {"TERMS": len(self._dtypes["INPUTS"])})
 
 
-def _start(kernel: Any, programs: int, arguments: Sequence[Any], how: dict[str, Any]) -> None:
+def _start(kernel: Any, programs: int, arguments: Sequence[Any], how: dict[str, Any]) -> Again:
+    """Start a kernel; `how` are its constants, in the order of its parameters."""
     if not programs:
-        return
-    if not is_interpreted():
-        kernel[(programs,)](*arguments, **how, **OPTIONS)
-        return
-    with _ONE, np.errstate(all="ignore"):
-        kernel[(programs,)](*arguments, **how)
+        return lambda: None
+    if is_interpreted():
+
+        def interpret() -> None:
+            with _ONE, np.errstate(all="ignore"):
+                kernel[(programs,)](*arguments, **how)
+
+        interpret()
+        return interpret
+    compiled = kernel[(programs,)](*arguments, **how, **OPTIONS)
+    # without a look at all arguments and globals, which takes longer than the launch itself
+    return lambda: compiled[(programs, 1, 1)](*arguments, *how.values())

@@ -20,7 +20,7 @@ from taskalg.engines.cpu import exactness
 from taskalg.engines.formats import BIAS, bias, decode_exponent, first_not_finite, quotient
 from taskalg.engines.kernels import Exactness
 from taskalg.engines.tiers import Scaled, scale
-from taskalg.engines.weights import double_double_weights
+from taskalg.engines.weights import Factor, two_part_factors
 
 TILES = 16  # of a chunk; few enough for the bits of `missed`
 FACTOR = 5  # numbers of a term in the double-double tier
@@ -47,7 +47,7 @@ class _Numbers:
     """The sections of a row."""
 
     weights: list[float]  # of the fast tier; not zero
-    factors: list[tuple[float, ...]]  # FACTOR for each term
+    factors: list[Factor]  # FACTOR numbers for each term
     tail: list[float]  # but for the last
 
 
@@ -128,15 +128,7 @@ def fill(
 
 def _numbers(spec: WeightedSumSpec, mixed: bool) -> _Numbers:
     scaled = scale(spec.coefficients)
-    parts, divisor = double_double_weights(spec, scaled)
-    columns = (
-        parts.high,
-        parts.low,
-        parts.doubt,
-        parts.smallest.view("f8"),
-        parts.largest.view("f8"),
-    )
-    factors = list(zip(*(column.tolist() for column in columns), strict=True))
+    factors, divisor = two_part_factors(scaled)
     bounds = exactness(spec, scaled, BIAS if mixed else bias(spec.inputs[0]))
     if bounds.binades < 0:
         signs = [1.0 if c > 0 else -1.0 for c in spec.coefficients]  # those of infinities follow
