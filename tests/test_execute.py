@@ -18,8 +18,9 @@ from taskalg.engines.reference import ReferenceEngine
 from taskalg.engines.registry import get_engine
 from taskalg.handles import INPUTS, OUTPUTS, Handles
 from taskalg.language.nodes import Node
+from taskalg.running.arena import Arena
 from taskalg.running.execute import execute
-from taskalg.running.stream import Arena, Settings
+from taskalg.running.stream import Settings
 from tests import oracle, strategies
 from tests.oracle import FORMATS, Tensor, Tensors
 from tests.strategies import examples, families, plain_sums

@@ -637,3 +637,16 @@ def test_operands_on_a_device_choose_the_way() -> None:
         assert not is_resident(plan, "cpu", cuda)
         assert not is_resident(plan, "auto", torch.device("cuda:1"))
         assert not is_resident(plan, "auto", host)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5])
+def test_no_threads_at_all_are_refused(threads: Any, tmp_path: Path) -> None:
+    recipe = mixed(weights(1), weights(2))
+    calls: list[Callable[[], Any]] = [
+        lambda: recipe.state_dict(threads=threads),
+        lambda: recipe.live(threads=threads),
+        lambda: recipe.save(tmp_path / "out.safetensors", threads=threads),
+    ]
+    for call in calls:
+        with pytest.raises(ta.UsageError, match="threads is a number from 1 on"):
+            call()

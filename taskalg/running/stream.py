@@ -23,7 +23,8 @@ from taskalg.output.layout import SHARD_SIZE
 from taskalg.planning.combination import Combination
 from taskalg.planning.mismatch import copies_differ
 from taskalg.planning.plan import Plan
-from taskalg.running.blocks import ALIGNMENT, Block, Piece, arena_size
+from taskalg.running.arena import Arena
+from taskalg.running.blocks import Block, Piece, arena_size
 from taskalg.running.reading import Inputs, Stored
 from taskalg.running.report import overflow_error
 from taskalg.running.sinks import Sink
@@ -214,7 +215,7 @@ class Pass:
                 self._failure = self._failure or error
             self._stop.set()
 
-    def _sum(self, block: Block, combination: Combination, sink: Sink, arena: "Arena") -> None:
+    def _sum(self, block: Block, combination: Combination, sink: Sink, arena: Arena) -> None:
         arena.clear()
         sources = []
         for operand, pieces in zip(combination.operands, block.sources, strict=True):
@@ -273,25 +274,6 @@ class Pass:
             if tally.overflowed and self.settings.fail_on_overflow:
                 raise overflow_error(step.name, combination.output)
             start = end
-
-
-class Arena:
-    """One thread's memory, cut anew for each block."""
-
-    def __init__(self, size: int, engine: Engine) -> None:
-        memory = engine.memory(size + ALIGNMENT)
-        self._memory = memory[-memory.ctypes.data % ALIGNMENT :]
-        self._used = 0
-
-    def clear(self) -> None:
-        """Take everything back."""
-        self._used = 0
-
-    def take(self, nbytes: int) -> Bytes:
-        """Return the next `nbytes` bytes, aligned."""
-        start = self._used
-        self._used = start + nbytes + -nbytes % ALIGNMENT
-        return self._memory[start : start + nbytes]
 
 
 def _prepare(engine: Engine, combination: Combination) -> Evaluate:
