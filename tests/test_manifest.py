@@ -132,7 +132,8 @@ def test_files_are_told_by_size_header_and_with_hash_by_all_their_bytes(zoo: Pat
 
 
 def test_every_choice_is_in_the_manifest() -> None:
-    chosen = {field.name for field in dataclasses.fields(Choices)}
+    chosen = {field.name for field in dataclasses.fields(Choices)} - {"outputs"}
+    # outputs are the dtypes of a model in memory, which has no manifest
     assert chosen <= {field.name for field in dataclasses.fields(Decisions)}
 
 
