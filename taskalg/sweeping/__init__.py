@@ -1,0 +1,1 @@
+"""A recipe's scalars tried on a grid: evaluated, scored, and one point chosen."""
