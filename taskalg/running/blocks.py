@@ -112,6 +112,14 @@ def cut(
 def cut_steps(plan: Plan, steps: Sequence[Step], threads: int) -> Iterator[Block]:
     """Yield the blocks of some of a plan's steps, whose outputs follow each other from 0 on."""
     limits = [block_elements(combination, threads) for combination in plan.combinations]
+    return cut_at(plan, steps, limits)
+
+
+def cut_at(plan: Plan, steps: Sequence[Step], limits: Sequence[int]) -> Iterator[Block]:
+    """Yield the same in blocks of at most so many elements, a number for each combination.
+
+    A tensor that has more is cut at their multiples.
+    """
     starts = accumulate((step.nbytes for step in steps), initial=0)
     return _cut_shard(plan, zip(steps, starts, strict=False), 0, limits, 0)
 

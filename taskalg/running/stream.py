@@ -10,6 +10,7 @@ one core's cache to another's.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -25,11 +26,11 @@ from taskalg.planning.mismatch import copies_differ
 from taskalg.planning.plan import Plan
 from taskalg.running.arena import Arena
 from taskalg.running.blocks import Block, Piece, arena_size
+from taskalg.running.crew import share
 from taskalg.running.reading import Inputs, Stored
 from taskalg.running.report import overflow_error
 from taskalg.running.sinks import Sink
 
-_TICK = 0.1  # seconds between two calls of `progress`
 _COPY = 64 << 20  # bytes copied between two looks at whether to stop
 
 
@@ -90,7 +91,6 @@ class Pass:
         self._evaluates = [_prepare(engine, combination) for combination in plan.combinations]
         self._lock = threading.Lock()
         self._arena_size = arena_size(plan, self.threads)
-        self._failure: BaseException | None = None
         self._overflowed: dict[str, None] = {}  # tensors, in order of discovery
         self._nonfinite: dict[str, None] = {}
         self._different: tuple[str, ...] = ()  # integer tensors
@@ -123,25 +123,13 @@ class Pass:
             BaseException: whatever stopped a thread, or what `progress` raised to cancel.
         """
         self._skipped, self._stop = skipped, threading.Event()
-        workers = [
-            threading.Thread(target=self._work, args=(blocks, sink), daemon=True)
-            for _ in range(self.threads)
-        ]
-        try:
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                while worker.is_alive():
-                    worker.join(_TICK)
-                    self._show_progress()
-        finally:
-            self._stop.set()
-            for worker in workers:
-                if worker.ident is not None:
-                    worker.join()
-        if self._failure is not None:
-            raise self._failure
-        self._show_progress()  # all of it; also for a run shorter than a tick
+        share(
+            blocks,
+            lambda: partial(self._do, sink, Arena(self._arena_size, self._engine)),
+            self.threads,
+            look=self._show_progress,
+            stop=self._stop,
+        )
 
     @property
     def bytes_read(self) -> int:
@@ -193,27 +181,16 @@ class Pass:
             done = before + self.bytes_read + self.bytes_written
             self.settings.progress(Progress(min(done, total), total))
 
-    def _work(self, blocks: Iterator[Block], sink: Sink) -> None:
-        try:
-            arena = Arena(self._arena_size, self._engine)
-            while not self._stop.is_set():
-                with self._lock:
-                    block = next(blocks, None)
-                if block is None:
-                    return
-                combination = self.plan.combinations[block.combination]
-                if combination.is_copy:
-                    self._copy(block, combination, sink)
-                elif combination.is_zero:
-                    self._zero(block, sink)
-                else:
-                    self._sum(block, combination, sink, arena)
-                if not self._stop.is_set():  # a copy may have been cut short
-                    sink.finished(block.shard, block.offset, block.nbytes)
-        except BaseException as error:
-            with self._lock:
-                self._failure = self._failure or error
-            self._stop.set()
+    def _do(self, sink: Sink, arena: Arena, block: Block) -> None:
+        combination = self.plan.combinations[block.combination]
+        if combination.is_copy:
+            self._copy(block, combination, sink)
+        elif combination.is_zero:
+            self._zero(block, sink)
+        else:
+            self._sum(block, combination, sink, arena)
+        if not self._stop.is_set():  # a copy may have been cut short
+            sink.finished(block.shard, block.offset, block.nbytes)
 
     def _sum(self, block: Block, combination: Combination, sink: Sink, arena: Arena) -> None:
         arena.clear()
