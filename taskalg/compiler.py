@@ -156,7 +156,7 @@ def compile_text(
         )
     statements = tuple(statement for one in parsed for statement in one.statements)
     whole = Recipe(statements, expressions[-1], parsed[-1].source)
-    reader = _Reader(recipe)
+    reader = Reader(recipe)
     given = bindings.values
     program = link(whole, builtins=BUILTINS, given=given, read=reader.read, free=free)
     _check_used(program, bindings)
@@ -196,7 +196,7 @@ def locate(reference: Reference) -> str:
     return path
 
 
-class _Reader:
+class Reader:
     """Reads what `use` names, each file once."""
 
     def __init__(self, recipe: Source | None) -> None:

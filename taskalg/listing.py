@@ -99,7 +99,7 @@ def check_text(recipe: Recipe, kind: Kind) -> str:
     terms = recipe.resolved.terms
     rows = [(printable(o.called), str(part)) for o, part in terms if part]
     cancelled = [operand.called for operand, part in terms if not part]
-    lines = [f"{kind!s:<16}{printable(str(recipe.resolved))}", "", *_columns(rows)]
+    lines = [f"{kind!s:<16}{printable(str(recipe.resolved))}", "", *columns(rows)]
     if cancelled:
         lines.append(f"cancelled       {', '.join(map(printable, cancelled))}")
     return "\n".join(lines)
@@ -146,7 +146,7 @@ def inspect_text(checkpoint: Checkpoint) -> str:
     size = bytes_text(sum(tensor.bytes_stored for tensor in tensors))
     head = f"{kind}   {len(tensors):,} tensors ({held}), {size} in {files}"
     notes = [f"note: {printable(note)}" for note in checkpoint.notes]
-    return "\n".join([head, *notes, "", *_columns(rows)])
+    return "\n".join([head, *notes, "", *columns(rows)])
 
 
 def _stored_as(tensor: TensorSpec) -> str:
@@ -179,7 +179,7 @@ def inspect_json(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def operators_text() -> str:
     """Print the operator table."""
-    return "\n".join(_columns([(op.usage, op.doc) for op in OPERATORS]))
+    return "\n".join(columns([(op.usage, op.doc) for op in OPERATORS]))
 
 
 def operators_json() -> list[dict[str, str]]:
@@ -190,7 +190,7 @@ def operators_json() -> list[dict[str, str]]:
     ]
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Align columns to the left; the last is not padded."""
     if not rows:
         return []

@@ -39,6 +39,7 @@ FLOORS = (
     ("sweeping",),
     ("listing", "pretrained"),
     ("names",),
+    ("workbench",),
     ("demo", "__init__"),
     ("cli",),
     ("__main__",),

@@ -1,0 +1,156 @@
+"""The table of colon commands: one row each. From it come dispatch, `:help` and completion.
+
+To add a command, write a function that takes the workspace and its line, and add a row.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from taskalg.algebra.operators import OPERATORS
+from taskalg.errors import Source, UsageError, quoted
+from taskalg.listing import columns
+from taskalg.workbench import looking, making
+from taskalg.workbench.answer import Answer
+from taskalg.workbench.line import Line
+from taskalg.workbench.workspace import Workspace
+
+Run = Callable[[Workspace, Line], Answer]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row."""
+
+    name: str  # without the colon
+    usage: str  # how it is written
+    doc: str  # one sentence
+    example: str
+    run: Run
+
+
+COMMANDS = (
+    Command(
+        "load",
+        ":load [--task] NAME PATH, :load RECIPE",
+        "Bind a checkpoint, with --task its difference to base, or all names of a recipe file.",
+        ":load --task toxic gpt2-toxic/",
+        making.load,
+    ),
+    Command("models", ":models", "List the checkpoints.", ":models", looking.models),
+    Command(
+        "let",
+        ":let [NAME = EXPR]",
+        "Bind a scalar or an expression, as NAME = EXPR does; alone, list what is bound.",
+        ":let strength = 0.4",
+        looking.let,
+    ),
+    Command(
+        "explain",
+        ":explain [EXPR]",
+        "Say what :merge would read, write and decide.",
+        ":explain base - 0.4*toxic",
+        looking.explain,
+    ),
+    Command(
+        "equal",
+        ":equal EXPR, EXPR",
+        "Prove that two expressions are equal, or show where they differ.",
+        ":equal base + (ft - base), ft",
+        looking.equal,
+    ),
+    Command(
+        "save",
+        ":save FILE [EXPR] [--overwrite]",
+        "Write a recipe file: what the expression needs, and the expression.",
+        ":save detox.ta base - 0.4*toxic",
+        making.save,
+    ),
+    Command(
+        "merge",
+        ":merge [EXPR] OUT [--overwrite]",
+        "Evaluate and publish a checkpoint, all of it or nothing.",
+        ":merge base - 0.4*toxic detoxed/",
+        making.merge,
+    ),
+    Command("history", ":history [N]", "List the last inputs.", ":history 5", looking.history),
+    Command(
+        "help",
+        ":help [COMMAND or FUNCTION]",
+        "Say how a command or a function is used; alone, list the commands.",
+        ":help merge",
+        lambda workspace, line: _help(line),
+    ),
+    Command(
+        "quit",
+        ":quit",
+        "Leave; Ctrl-D does, too.",
+        ":quit",
+        lambda workspace, line: Answer("", leaves=True),
+    ),
+)
+_BY_NAME = {command.name: command for command in COMMANDS}
+
+
+def run_command(workspace: Workspace, source: Source) -> Answer:
+    """Run the command in a line.
+
+    Raises:
+        UsageError: there is no such command, or it is written another way.
+        TaskalgError: whatever the command finds.
+    """
+    colon = source.text.index(":")
+    name, start = _name(source.text[colon + 1 :]), colon + 1
+    end = start + len(name)
+    command = _BY_NAME.get(name)
+    if command is None:
+        raise _unknown(f":{name}")
+    line = Line(source, " " * end + source.text[end:], command.usage)
+    return command.run(workspace, line)
+
+
+def _name(text: str) -> str:
+    return text.split(maxsplit=1)[0] if text[:1].strip() else ""
+
+
+def _unknown(name: str) -> UsageError:
+    near = difflib.get_close_matches(name, [f":{known}" for known in _BY_NAME], n=1, cutoff=0.5)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return UsageError(f"there is no command {quoted(name)}", help=f"{guess}:help lists them")
+
+
+def _help(line: Line) -> Answer:
+    if line.is_empty:
+        return Answer(_overview())
+    topic, _ = line.first("command")
+    name = topic.removeprefix(":")
+    if name in _BY_NAME:
+        found = _BY_NAME[name]
+        return Answer("\n".join([found.usage, f"  {found.doc}", "", f"  {found.example}"]))
+    for operator in OPERATORS:
+        if topic == operator.name:
+            return Answer(
+                "\n".join([operator.usage, f"  {operator.doc}", "", f"  {operator.example}"])
+            )
+    known = [*_BY_NAME, *(operator.name for operator in OPERATORS)]
+    near = difflib.get_close_matches(name, known, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    raise UsageError(
+        f"there is no command and no function {quoted(topic)}", help=f"{guess}:help lists them"
+    )
+
+
+def _overview() -> str:
+    functions = ", ".join(one.name for one in OPERATORS if one.parameters)
+    rows = [(f":{command.name}", command.doc) for command in COMMANDS]
+    return "\n".join([*_FIRST_STEPS, "", *columns(rows), "", f"functions: {functions}", _MORE])
+
+
+_FIRST_STEPS = (
+    "bind checkpoints       :load base gpt2/           :load --task toxic gpt2-toxic/",
+    "write an expression    base - 0.4*toxic           it says what it is; nothing is evaluated",
+    "give it a name         fix = base - 0.4*toxic     a new value replaces the old one",
+    "keep it                :save fix.ta fix           a recipe file, for taskalg merge -f fix.ta",
+    "evaluate it            :merge fix fixed/          a checkpoint",
+)
+_MORE = ":help merge says more about a command, :help lerp about a function"

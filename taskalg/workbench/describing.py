@@ -1,0 +1,82 @@
+"""Values to the lines that a session shows for them: what it is, what it would cost."""
+
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.kinds import Kind
+from taskalg.algebra.weighted_sum import Value, WeightedSum
+from taskalg.errors import listed, printable
+from taskalg.planning.plan import Choices, Plan
+from taskalg.planning.resolve import Operand
+from taskalg.planning.result import counted_total
+from taskalg.recipe import Recipe
+from taskalg.units import bytes_text
+
+
+def described(recipe: Recipe) -> str:
+    """Say what a sum is, and what evaluating it would read and write. Reads headers only.
+
+    Raises:
+        TaskalgError: its checkpoints cannot be opened, or do not fit.
+    """
+    start = f"{recipe.kind}  "
+    lines = [f"{start}{printable(str(recipe))}", *_details(recipe)]
+    return f"\n{' ' * len(start)}".join(lines)
+
+
+def checkpoint_name(value: Value) -> str | None:
+    """Return the name of one checkpoint; None for an expression."""
+    if not isinstance(value, WeightedSum) or len(value.terms) != 1:
+        return None
+    ((reference, part),) = value.terms.items()
+    return reference.name if part == Coefficient(1) else None
+
+
+def file_text(recipe: Recipe) -> str:
+    """Say what is in the file of one checkpoint, and where it is."""
+    operand = _operand(recipe)
+    found = operand.checkpoint
+    if found is None:
+        return "declared without a file"
+    dtypes = listed(sorted({tensor.dtype.name for tensor in found.tensors.values()}))
+    size = bytes_text(sum(tensor.bytes_stored for tensor in found.tensors.values()))
+    count = len(found.tensors)
+    shards = f" ({len(found.shards)} shards)" if len(found.shards) > 1 else ""
+    tensors = f"{count:,} tensor{'' if count == 1 else 's'}"
+    return f"{tensors}, {dtypes}, {size} in {_place(operand)}{shards}{_against(operand)}"
+
+
+def place(recipe: Recipe) -> str:
+    """Say where one checkpoint is."""
+    return _place(_operand(recipe))
+
+
+def _operand(recipe: Recipe) -> Operand:
+    name = checkpoint_name(recipe.value)
+    return next(operand for operand, _ in recipe.resolved.terms if operand.name == name)
+
+
+def _place(operand: Operand) -> str:
+    return printable(operand.path or "memory")
+
+
+def _against(operand: Operand) -> str:
+    return ", minus its base" if operand.is_task else ""
+
+
+def _details(recipe: Recipe) -> list[str]:
+    if checkpoint_name(recipe.value) is not None:
+        return [file_text(recipe)]
+    lines = []
+    if all(operand.checkpoint is not None for operand, _ in recipe.resolved.terms):
+        lines.append(_cost(recipe.planned(Choices(allow_partial=True))))
+    if recipe.kind is Kind.PARTIAL:
+        total = counted_total(recipe.aligned)
+        found = "neither 1 nor 0 everywhere" if total.varies else str(total)
+        lines.append(f"the coefficients add up to {found}: 1 makes a model, 0 a task vector")
+    return lines
+
+
+def _cost(plan: Plan) -> str:
+    read = listed([printable(usage.operand.called) for usage in plan.usage if usage.tensors])
+    if plan.bytes_copied == plan.bytes_read == plan.bytes_written:
+        return f"copies {bytes_text(plan.bytes_read)} of {read}"
+    return f"reads {bytes_text(plan.bytes_read)} of {read}, writes {bytes_text(plan.bytes_written)}"

@@ -1,0 +1,159 @@
+"""A command's line: words, options and expressions are taken off it, and keep their places.
+
+What is taken off leaves blanks behind, so that whatever is left has the offsets it was typed at,
+and an error in it points into the line as the user sees it.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from taskalg.errors import Source, Span, TaskalgError, UsageError, quoted
+from taskalg.language.nodes import Node, Recipe
+from taskalg.language.parser import parse, parse_expression
+from taskalg.workbench.pieces import commas
+
+_WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|[^\s"'])+""")
+_QUOTED = re.compile(r""""([^"]*)"|'([^']*)'""")
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word, as in a shell: quotes hold it together and are no part of it."""
+
+    text: str  # without quotes
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is left of a line, and the line."""
+
+    source: Source  # all of it, as typed
+    rest: str  # as long as that, with blanks in the place of what was taken
+    usage: str  # of the command, for messages
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left."""
+        return not self.rest.strip()
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words that are left."""
+        return tuple(
+            Word(_QUOTED.sub(lambda q: q[1] or q[2] or "", found[0]), *found.span())
+            for found in _WORD.finditer(self.rest)
+        )
+
+    def first(self, what: str) -> tuple[str, "Line"]:
+        """Take the first word.
+
+        Raises:
+            UsageError: there is none.
+        """
+        return self._take(0, what)
+
+    def last(self, what: str) -> tuple[str, "Line"]:
+        """Take the last word.
+
+        Raises:
+            UsageError: there is none.
+        """
+        return self._take(-1, what)
+
+    def option(self, name: str) -> tuple[bool, "Line"]:
+        """Take an option without a value, such as `--overwrite`."""
+        for word in self.words:
+            if word.text == name:
+                return True, self._without(word.start, word.end)
+        return False, self
+
+    def expression(self) -> Node:
+        """Parse what is left as one expression.
+
+        Raises:
+            ExpressionError: it is none.
+        """
+        return self._parsed(self.rest)
+
+    def recipe(self) -> Recipe:
+        """Parse what is left as statements and an expression, either of which may be missing.
+
+        Raises:
+            ExpressionError: it is none.
+        """
+        with pointing_into(self.source):
+            return parse(Source(self.source.name, self.rest))
+
+    def count(self, default: int) -> int:
+        """Take what is left as a whole number.
+
+        Raises:
+            UsageError: it is none.
+        """
+        text = self.rest.strip()
+        if text and not (text.isascii() and text.isdigit() and int(text)):
+            raise self.wrong(f"{quoted(text)} is no number of lines")
+        return int(text) if text else default
+
+    def span(self, word: Word) -> Span:
+        """Return where a word is."""
+        return Span(self.source, word.start, word.end)
+
+    def expressions(self) -> tuple[Node, ...]:
+        """Parse what is left as expressions with commas between them.
+
+        Raises:
+            ExpressionError: one of them is none.
+        """
+        ends = [*commas(self.rest), len(self.rest)]
+        starts = [0, *(end + 1 for end in ends)]
+        parts = (
+            " " * start + self.rest[start:end] for start, end in zip(starts, ends, strict=False)
+        )
+        return tuple(self._parsed(part) for part in parts)
+
+    def wrong(self, message: str, *, note: str | None = None) -> UsageError:
+        """Return an error that says how the command is written."""
+        return UsageError(message, note=note, help=f"write {self.usage}")
+
+    def _take(self, index: int, what: str) -> tuple[str, "Line"]:
+        if not self.words:
+            raise self.wrong(f"there is no {what}")
+        word = self.words[index]
+        if word.text.startswith("--"):
+            known = re.findall(r"--[a-z-]+", self.usage)
+            near = difflib.get_close_matches(word.text, known, n=1)
+            guess = f"; did you mean {near[0]}?" if near else ""
+            raise self.wrong(f"there is no option {quoted(word.text)}{guess}")
+        return word.text, self._without(word.start, word.end)
+
+    def _without(self, start: int, end: int) -> "Line":
+        return replace(self, rest=self.rest[:start] + " " * (end - start) + self.rest[end:])
+
+    def _parsed(self, text: str) -> Node:
+        with pointing_into(self.source):
+            if not text.strip():
+                end = Span(self.source, len(self.source.text), len(self.source.text))
+                raise UsageError("there is no expression", end, help=f"write {self.usage}")
+            return parse_expression(Source(self.source.name, text, self.source.folder))
+
+
+@contextmanager
+def pointing_into(source: Source) -> Iterator[None]:
+    """Let errors in a part of a line, with blanks around it, show the line as it was typed."""
+    try:
+        yield
+    except TaskalgError as error:
+        if error.span is not None:
+            error.span = _as_typed(error.span, source)
+        error.also = tuple((words, _as_typed(span, source)) for words, span in error.also)
+        raise
+
+
+def _as_typed(span: Span, source: Source) -> Span:
+    return replace(span, source=source) if span.source.name == source.name else span

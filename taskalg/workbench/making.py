@@ -1,0 +1,86 @@
+"""Commands that bind or write something: checkpoints, recipe files, merged models."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from taskalg import files, listing
+from taskalg.compiler import checked_name, read_recipe
+from taskalg.errors import OutputError, Source, TaskalgError, listed, printable, quoted
+from taskalg.language.nodes import Argument, Binding, Call, String, Use
+from taskalg.language.parser import parse
+from taskalg.workbench.answer import Answer
+from taskalg.workbench.line import Line
+from taskalg.workbench.looking import asked
+from taskalg.workbench.saving import check_same, in_quotes, recipe_file
+from taskalg.workbench.stating import bind, loaded, show
+from taskalg.workbench.workspace import Workspace
+
+
+def load(workspace: Workspace, line: Line) -> Answer:
+    """Bind a checkpoint to a name, or all names of a recipe file."""
+    is_task, line = line.option("--task")
+    words = line.words
+    if len(words) == 1 and not is_task:
+        return load_recipe(workspace, read_recipe(words[0].text))
+    if len(words) != 2:
+        raise line.wrong("a name and a path are expected, or the path of a recipe")
+    name, path = words
+    in_quotes(path.text)
+    at = line.span(path)
+    argument = Argument(None, String(path.text, at), at)
+    call = Call("task" if is_task else "checkpoint", (argument,), at, at)
+    return bind(workspace, [Binding(checked_name(name.text), call, line.span(name), at)])
+
+
+def load_recipe(workspace: Workspace, source: Source) -> Answer:
+    """Take over the names of a recipe, and show its expression, if it has one."""
+    program = parse(source)
+    statements = workspace.flattened(program)
+    workspace.definitions = workspace.definitions.replacing(statements)
+    answer = loaded(workspace, [one.name for one in statements])
+    if program.expression is None:
+        return answer
+    try:
+        shown = show(workspace, program.expression)
+    except TaskalgError as error:  # the names are bound all the same
+        shown = Answer.of_error(error)
+    return replace(shown, text="\n".join(filter(None, (answer.text, shown.text))))
+
+
+def save(workspace: Workspace, line: Line) -> Answer:
+    """Write a recipe file, all of it or nothing."""
+    overwrite, line = line.option("--overwrite")
+    name, line = line.first("file")
+    expression = asked(workspace, line)
+    path = Path(name).expanduser()
+    source = recipe_file(workspace, expression, path)
+    check_same(workspace, expression, source)
+    if not files.is_folder(path.parent):
+        raise OutputError(f"there is no folder {quoted(str(path.parent))}", help="make it first")
+    if files.exists(path) and not overwrite:
+        raise OutputError(f"{quoted(name)} is there already", help="add --overwrite to replace it")
+    _publish(path, source.text)
+    names = [one.name for one in parse(source).statements if not isinstance(one, Use)]
+    told = f"with {listed(names)}" if names else "without names"
+    return Answer(f"wrote {printable(name)}  {told}", source)
+
+
+def merge(workspace: Workspace, line: Line) -> Answer:
+    """Evaluate, and publish a checkpoint."""
+    overwrite, line = line.option("--overwrite")
+    out, line = line.last("folder to write")
+    recipe = workspace.recipe(asked(workspace, line))
+    with workspace.working() as showing:
+        report = recipe.save(out, overwrite=overwrite, progress=showing)
+    return Answer(listing.receipt(report), report)
+
+
+def _publish(path: Path, text: str) -> None:
+    """Write a file under another name first, so that nobody sees half of it."""
+    hidden = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        files.write_small(hidden, text.encode())
+        files.rename(hidden, path)
+    finally:
+        files.remove(hidden)

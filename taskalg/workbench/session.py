@@ -1,0 +1,119 @@
+"""A session: text in, answers out. No terminal is in it, so a notebook and a pipe share it."""
+
+import re
+from collections.abc import Iterator
+
+from taskalg.checkpoints.base import Opening
+from taskalg.compiler import Bindings, read_recipe
+from taskalg.errors import Source, TaskalgError, UsageError
+from taskalg.language.parser import parse
+from taskalg.recipe import Recipe
+from taskalg.workbench import pieces
+from taskalg.workbench.answer import Answer
+from taskalg.workbench.commands import run_command
+from taskalg.workbench.making import load_recipe
+from taskalg.workbench.stating import bind, loaded, show
+from taskalg.workbench.workspace import Working, Workspace, unseen
+
+_OPTIONS = (  # what messages tell to type on the command line, and what it is here
+    (re.compile(r"--base (\S+)"), r":load base \1"),
+    (re.compile(r"--task (\w+)[= ]([^\s,;]+)"), r":load --task \1 \2"),
+    (re.compile(r"--model (\w+)=([^\s,;]+)"), r":load \1 \2"),
+    (re.compile(r"--set (\w+)=([^\s,;]+)"), r"\1 = \2"),
+)
+
+
+class Session:
+    """Inputs and their answers, over names that stay.
+
+    An input is a statement, an expression, or a command that starts with a colon. Names behave as
+    cells of a spreadsheet do: a new binding takes the place of the old one, and what depends on it
+    follows. An error changes nothing. For one thread at a time.
+    """
+
+    def __init__(
+        self,
+        bindings: Bindings | None = None,
+        *,
+        opening: Opening | None = None,
+        working: Working = unseen,
+    ) -> None:
+        """Begin.
+
+        Args:
+            bindings: names bound from outside.
+            opening: what is allowed when checkpoints are opened.
+            working: makes what shows the progress of one piece of work.
+        """
+        self._workspace = Workspace(bindings, opening=opening, working=working)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of values, sorted."""
+        return self._workspace.definitions.names
+
+    def start(self, file: str | None = None) -> Answer:
+        """Read a recipe file, if there is one, and open the headers of all checkpoints.
+
+        What was bound from outside replaces what the file binds to the same names.
+
+        Raises:
+            TaskalgError: the file cannot be read, or makes no sense.
+        """
+        workspace = self._workspace
+        given = workspace.definitions.given
+        if file is None:
+            return loaded(workspace, sorted(given))
+        answer = load_recipe(workspace, read_recipe(file))
+        workspace.definitions = workspace.definitions.giving(given)
+        return answer
+
+    def answer(self, text: str) -> Answer:
+        """Answer one input. Whatever is wrong with it is an answer, too."""
+        workspace = self._workspace
+        workspace.inputs.append(text)
+        source = Source(f"<{len(workspace.inputs)}>", text)
+        try:
+            if pieces.is_command(text):
+                return run_command(workspace, source)
+            return self._answer(source)
+        except TaskalgError as error:
+            error.help = None if error.help is None else _in_session_words(error.help)
+            return Answer.of_error(error)
+
+    def answers(self, text: str) -> Iterator[Answer]:
+        """Answer several inputs, one after the other, up to the first that is an error."""
+        for one in pieces.inputs(text):
+            answer = self.answer(one)
+            yield answer
+            if answer.error is not None or answer.leaves:
+                return
+
+    def is_complete(self, text: str) -> bool:
+        """Tell whether an input needs no further line: every bracket is closed."""
+        return pieces.is_command(text) or pieces.is_complete(text)
+
+    def recipe(self, text: str) -> Recipe:
+        """Compile an expression in the session's names.
+
+        Raises:
+            TaskalgError: it makes no sense.
+        """
+        expression = parse(Source("<expr>", text)).expression
+        if expression is None:
+            raise UsageError("there is no expression", help='type one, like "base + 0.4*toxic"')
+        return self._workspace.recipe(expression)
+
+    def _answer(self, source: Source) -> Answer:
+        program = parse(source)
+        statements = self._workspace.flattened(program)
+        answer = bind(self._workspace, statements) if statements else Answer("")
+        if program.expression is None:
+            return answer
+        return show(self._workspace, program.expression)
+
+
+def _in_session_words(help: str) -> str:
+    for option, words in _OPTIONS:
+        help = option.sub(words, help)
+    return help
