@@ -21,6 +21,8 @@ from taskalg.repeating.verify import Verification, verify
 from taskalg.running.report import Report
 from taskalg.running.stream import Progress
 from taskalg.selection import exclude
+from taskalg.sweeping.sweep import sweep
+from taskalg.sweeping.values import Point, Sweep
 from taskalg.version import __version__
 
 __all__ = [
@@ -31,9 +33,11 @@ __all__ = [
     "MismatchError",
     "OutputError",
     "OverflowingError",
+    "Point",
     "Progress",
     "Recipe",
     "Report",
+    "Sweep",
     "TaskalgError",
     "UnknownNameError",
     "UsageError",
@@ -49,6 +53,7 @@ __all__ = [
     "mean",
     "ramp",
     "rerun",
+    "sweep",
     "task",
     "verify",
 ]

@@ -56,6 +56,7 @@ EXEMPT = {
     "InMemory.tensors",  # likewise
     "InMemory.state_dict",
     "InMemory.live",
+    "sweep",
     "fused",  # a compiled kernel: numba takes no keywords, and a tuple of arrays is no clearer
     "weighted_sums",  # Triton's likewise, where constants are arguments, too
     "_fast",

@@ -1,0 +1,148 @@
+"""The CSV file of a sweep: a row for each point that is scored, so that a run resumes.
+
+Columns are the swept scalars, exactly (`0.05`, `1/3`), the scores by key, and a digest of what was
+swept and how it was scored. The base's row has no scalars. A row is appended and synced when its
+point is done; of a row that was being written when the machine stopped, the rest is dropped.
+
+Rejected: a second file for the digest, which gets lost or left behind when the first is moved; and
+the grid in the digest, for then a grid could not be refined without scoring its old points again.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from taskalg import files
+from taskalg.algebra.rationals import decimal_text
+from taskalg.errors import CheckpointError, TaskalgError, UsageError, quoted
+from taskalg.scalars import to_fraction
+from taskalg.sweeping.scores import DIGEST, check_same
+
+Key = tuple[Fraction, ...]  # values of the swept scalars; () for the base
+_LARGEST = 1_000_000_000  # bytes
+
+
+class Results:
+    """Scores that are there already, and those that come.
+
+    Args:
+        path: of the file; None keeps them in memory only.
+        names: of the swept scalars.
+        digest: what is swept and how it is scored.
+        restart: whether scores of an earlier sweep give way.
+
+    Raises:
+        UsageError: the file is of another sweep, or of none.
+        CheckpointError: it cannot be read.
+    """
+
+    def __init__(
+        self, path: Path | None, names: Sequence[str], digest: str, *, restart: bool = False
+    ) -> None:
+        self.scores: dict[Key, dict[str, float]] = {}
+        self._path, self._names, self._digest = path, tuple(names), digest
+        self._end = 0  # bytes of the file that are whole rows
+        if path is not None and files.exists(path):
+            self._read(path, restart)
+
+    def add(self, key: Key, scores: Mapping[str, float]) -> None:
+        """Take in the scores of a point, and make them durable.
+
+        Raises:
+            UsageError: they have other keys than those before.
+            OutputError: the file cannot be written.
+        """
+        for earlier in self.scores.values():
+            check_same(scores, earlier)
+            scores = {name: scores[name] for name in earlier}
+            break
+        self.scores[key] = dict(scores)
+        if self._path is None:
+            return
+        values = [decimal_text(value) for value in key] or [""] * len(self._names)
+        row = [*values, *(repr(score) for score in scores.values()), self._digest]
+        if self._end == 0:
+            self._create(self._path, _line([*self._names, *scores, DIGEST]) + _line(row))
+        else:
+            self._append(self._path, _line(row))
+
+    def _create(self, path: Path, content: bytes) -> None:
+        """Make the file with its first row: nobody ever finds half a header."""
+        hidden = path.with_name(f".taskalg-{path.name}-new")
+        files.remove(hidden)
+        files.write_small(hidden, content)
+        files.rename(hidden, path)
+        files.sync_folder(path.parent)
+        self._end = len(content)
+
+    def _append(self, path: Path, line: bytes) -> None:
+        fd = files.open_output(path)
+        try:
+            files.write_at(fd, line, self._end)
+            files.sync(fd)
+        finally:
+            files.close(fd)
+        self._end += len(line)
+
+    def _read(self, path: Path, restart: bool) -> None:
+        content = files.read_small(path, _LARGEST)
+        end = content.rfind(b"\n") + 1
+        try:
+            header, *rows = csv.reader(io.StringIO(content[:end].decode("utf-8"), newline=""))
+        except (ValueError, csv.Error):
+            raise _foreign(path) from None
+        if header[-1:] != [DIGEST]:
+            raise _foreign(path)
+        if restart:
+            return
+        if tuple(header[: len(self._names)]) != self._names:
+            raise _another(path, "other scalars were swept")
+        for line, row in enumerate(rows, start=2):
+            self._take(path, line, header, row)
+        if end < len(content):
+            files.continue_output(path, end, end)
+        self._end = end
+
+    def _take(self, path: Path, line: int, header: Sequence[str], row: Sequence[str]) -> None:
+        if len(row) != len(header):
+            raise _damaged(path, line)
+        if row[-1] != self._digest:
+            raise _another(path, "the expression, a checkpoint, an option or the command differs")
+        count = len(self._names)
+        try:
+            key = tuple(to_fraction(text) for text in row[:count] if text)
+            scores = dict(zip(header[count:-1], map(float, row[count:-1]), strict=True))
+        except (ValueError, TaskalgError):
+            raise _damaged(path, line) from None
+        if len(key) not in (0, count):
+            raise _damaged(path, line)
+        self.scores[key] = scores
+
+
+def _line(cells: Sequence[str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()
+
+
+def _another(path: Path, what: str) -> UsageError:
+    return UsageError(
+        f"{quoted(str(path))} has the results of another sweep",
+        note=what,
+        help="keep them and name another file with --csv, or replace them with --restart",
+    )
+
+
+def _foreign(path: Path) -> UsageError:
+    return UsageError(
+        f"{quoted(str(path))} is not a sweep's file", help="name another one with --csv"
+    )
+
+
+def _damaged(path: Path, line: int) -> CheckpointError:
+    return CheckpointError(
+        f"line {line} of {quoted(str(path))} is not a row that a sweep wrote",
+        help="remove that line, and its point is scored again",
+    )
