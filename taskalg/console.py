@@ -5,7 +5,6 @@ import logging
 import re
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from taskalg.units import bytes_text
 _CARETS = re.compile(r"^( +\| +)(\^+)$", re.MULTILINE)
 _OPTION = re.compile(r"--[A-Za-z][A-Za-z-]*(=.*)?", re.DOTALL)
 _LOG = logging.getLogger("taskalg")
-_interrupted = threading.Event()  # by a signal, since the command began
+_stops: list[KeyboardInterrupt] = []  # by a signal, since the command or its last input began
 _BUG, _INTERRUPTED = 70, 130  # exit codes; the others belong to the errors
 
 
@@ -36,6 +35,10 @@ class Failure(click.ClickException):
         """Print the message; carets are red on a terminal."""
         marked = _CARETS.sub(lambda m: m[1] + click.style(m[2], fg="red", bold=True), self.message)
         click.echo(marked, file=file or sys.stderr)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: it ends a command as Ctrl-C does, and a session, which Ctrl-C does not."""
 
 
 class Tool(click.Group):
@@ -59,8 +62,7 @@ class Tool(click.Group):
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # files raise our errors
                 raise Failure(OutputError("no space is left for what is printed")) from None
-            click.echo("this is a bug in taskalg; please report it with what follows", err=True)
-            click.echo(traceback.format_exc(), err=True)
+            tell_bug()
             raise click.exceptions.Exit(_BUG) from None
 
 
@@ -110,7 +112,7 @@ def _is_option(arg: str, known: Container[str]) -> bool:
 @contextmanager
 def _terminating() -> Iterator[None]:
     """Make SIGTERM clean up as Ctrl-C does, and remember both."""
-    _interrupted.clear()
+    forget_interruption()
     before: dict[int, Any] = {}
     try:
         for number in map(int, (signal.SIGINT, signal.SIGTERM)):
@@ -126,14 +128,25 @@ def _terminating() -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    _interrupted.set()
-    raise KeyboardInterrupt
+    _stops.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+    raise _stops[-1]
 
 
 def _check_interrupted() -> None:
     """Raise again what was lost: inside the compiler's callbacks, exceptions are."""
-    if _interrupted.is_set():
-        raise KeyboardInterrupt
+    if _stops:
+        raise _stops[-1]
+
+
+def forget_interruption() -> None:
+    """Begin anew: an interruption of one input does not end the next."""
+    _stops.clear()
+
+
+def tell_bug() -> None:
+    """Say that it is ours, with the traceback of what is being handled."""
+    click.echo("this is a bug in taskalg; please report it with what follows", err=True)
+    click.echo(traceback.format_exc(), err=True)
 
 
 class _Announcer(logging.Handler):

@@ -4,6 +4,7 @@ To add a command, write a function that takes the workspace and its line, and ad
 """
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,12 @@ class Command:
     doc: str  # one sentence
     example: str
     run: Run
+    takes: tuple[str, ...] = ()  # what completes its words: "expressions", "paths", "topics"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Words that start with two dashes."""
+        return tuple(re.findall(r"--[a-z-]+", self.usage))
 
 
 COMMANDS = (
@@ -36,6 +43,7 @@ COMMANDS = (
         "Bind a checkpoint, with --task its difference to base, or all names of a recipe file.",
         ":load --task toxic gpt2-toxic/",
         making.load,
+        ("paths",),
     ),
     Command("models", ":models", "List the checkpoints.", ":models", looking.models),
     Command(
@@ -44,6 +52,7 @@ COMMANDS = (
         "Bind a scalar or an expression, as NAME = EXPR does; alone, list what is bound.",
         ":let strength = 0.4",
         looking.let,
+        ("expressions",),
     ),
     Command(
         "explain",
@@ -51,6 +60,7 @@ COMMANDS = (
         "Say what :merge would read, write and decide.",
         ":explain base - 0.4*toxic",
         looking.explain,
+        ("expressions",),
     ),
     Command(
         "equal",
@@ -58,6 +68,7 @@ COMMANDS = (
         "Prove that two expressions are equal, or show where they differ.",
         ":equal base + (ft - base), ft",
         looking.equal,
+        ("expressions",),
     ),
     Command(
         "save",
@@ -65,6 +76,7 @@ COMMANDS = (
         "Write a recipe file: what the expression needs, and the expression.",
         ":save detox.ta base - 0.4*toxic",
         making.save,
+        ("paths", "expressions"),
     ),
     Command(
         "merge",
@@ -72,6 +84,7 @@ COMMANDS = (
         "Evaluate and publish a checkpoint, all of it or nothing.",
         ":merge base - 0.4*toxic detoxed/",
         making.merge,
+        ("expressions", "paths"),
     ),
     Command("history", ":history [N]", "List the last inputs.", ":history 5", looking.history),
     Command(
@@ -80,6 +93,7 @@ COMMANDS = (
         "Say how a command or a function is used; alone, list the commands.",
         ":help merge",
         lambda workspace, line: _help(line),
+        ("topics",),
     ),
     Command(
         "quit",

@@ -11,6 +11,7 @@ from taskalg.recipe import Recipe
 from taskalg.workbench import pieces
 from taskalg.workbench.answer import Answer
 from taskalg.workbench.commands import run_command
+from taskalg.workbench.completion import Offer, offers
 from taskalg.workbench.making import load_recipe
 from taskalg.workbench.stating import bind, loaded, show
 from taskalg.workbench.workspace import Working, Workspace, unseen
@@ -92,6 +93,10 @@ class Session:
     def is_complete(self, text: str) -> bool:
         """Tell whether an input needs no further line: every bracket is closed."""
         return pieces.is_command(text) or pieces.is_complete(text)
+
+    def offers(self, before: str) -> list[Offer]:
+        """Return what could stand at the end of a text."""
+        return offers(self._workspace, before)
 
     def recipe(self, text: str) -> Recipe:
         """Compile an expression in the session's names.

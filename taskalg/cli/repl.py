@@ -1,0 +1,37 @@
+"""The command that opens a session: arguments in, a conversation or a script's answers out."""
+
+import sys
+from functools import partial
+
+import click
+
+from taskalg.console import progress_bar
+from taskalg.errors import UsageError
+from taskalg.names import Names, bindings
+
+
+@click.command()
+@click.argument("recipe", required=False)
+@bindings
+def repl(recipe: str | None, names: Names) -> None:
+    """Try expressions; :help in it lists what can be typed. A pipe's lines are answered, too.
+
+    \b
+    taskalg repl zoo.ta
+    taskalg repl --base gpt2/ --task toxic=gpt2-toxic/
+    """
+    if recipe is not None and names.file is not None:
+        raise UsageError("two recipes are given", help='put use "..." into one of them')
+    from taskalg.workbench.session import Session
+    from taskalg.workbench.terminal import converse, run_script
+
+    working = partial(progress_bar, False)
+    session = Session(names.bindings, opening=names.opening, working=working)
+    started = session.start(recipe or names.file)
+    if started.text:
+        click.echo(started.text, err=True)
+    if sys.stdin is not None and sys.stdin.isatty():
+        click.echo(":help says what can be typed", err=True)
+        converse(session)
+    elif sys.stdin is not None:
+        run_script(session, sys.stdin)
