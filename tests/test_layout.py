@@ -37,7 +37,7 @@ FLOORS = (
     ("recipe",),
     ("api", "repeating"),
     ("sweeping",),
-    ("listing", "pretrained"),
+    ("listing", "pictures", "pretrained"),
     ("names",),
     ("workbench",),
     ("demo", "__init__"),
@@ -334,7 +334,7 @@ HELP = """
     except SystemExit as done:
         assert not done.code
 """
-HEAVY = ("torch", "triton", "transformers", "sklearn", "huggingface_hub")
+HEAVY = ("torch", "triton", "transformers", "sklearn", "huggingface_hub", "matplotlib", "IPython")
 
 
 def loaded(folder: Path, program: str) -> set[str]:
