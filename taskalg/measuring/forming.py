@@ -16,7 +16,7 @@ from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.dtypes import F64, DType
 from taskalg.engines.base import Bytes, Engine, Evaluate, WeightedSumSpec
 from taskalg.engines.blocks import layout
-from taskalg.engines.gram import PIECE, Sums, grams
+from taskalg.engines.gram import PIECE, Sums, grams, make_sums
 from taskalg.planning.combination import Combination
 from taskalg.running.arena import Arena
 from taskalg.running.blocks import ALIGNMENT, MEMORY, TARGET
@@ -109,7 +109,7 @@ def form(combination: Combination, symbols: Sequence[str], engine: Engine) -> Pr
         operands, numbers = zip(*direct, *[(_ALONE, Fraction(0))] * (2 - len(direct)), strict=True)
         places.append(operands)
         factors.append([float(number) for number in numbers])
-    sums = Sums(np.array(places, np.int64).reshape(-1, 2), np.array(factors).reshape(-1, 2))
+    sums = make_sums(np.array(places, np.int64), np.array(factors), inputs)
     return Program(tuple(used), tuple(inputs), tuple(computed), sums)
 
 
