@@ -9,10 +9,12 @@ import click
 
 from taskalg import api
 from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.rationals import decimal_text
 from taskalg.checkpoints.base import Opening
 from taskalg.compiler import Bindings, bind, read_recipe, scalar
 from taskalg.errors import Source, UsageError
 from taskalg.recipe import Recipe
+from taskalg.sweeping.grid import read_grid, split_setting
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,16 +63,54 @@ _CHECKPOINTS = together(
     ),
     allow_pickle,
 )
-_BINDINGS = together(
+_PROGRAM = together(
     click.option("-f", "file", metavar="RECIPE", help="Read a recipe; EXPR replaces its own."),
     _CHECKPOINTS,
-    click.option("--set", "scalars", metavar="NAME=VALUE", multiple=True, help="Bind a scalar."),
+)
+_SET = click.option("--set", "scalars", metavar="NAME=VALUE", multiple=True, help="Bind a scalar.")
+_SWEEP = click.option(
+    "--set",
+    "scalars",
+    metavar="NAME=VALUES",
+    multiple=True,
+    help="Sweep a scalar: λ=0:1:0.05, λ=0,0.5,1; several together: a=b=0:1:0.1. Or bind it: λ=0.4.",
 )
 
 
 def bindings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that bind names, as its argument `names`."""
+    return _PROGRAM(_SET(_named(command)))
 
+
+def swept_bindings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the same, and as its argument `grid` what scalars of several values take.
+
+    In `names` they have the values of the grid's first point.
+    """
+    named = _named(command)
+
+    @wraps(command)
+    def with_grid(*, scalars: tuple[str, ...], **rest: Any) -> None:
+        fixed: list[str] = []
+        grid: dict[str, str] = {}
+        for text in scalars:
+            names, values, is_swept = split_setting(text)
+            if values is None:
+                fixed.append(text)
+            elif not is_swept:
+                fixed += [f"{name}={values}" for name in names.split("=")]
+            elif names in grid:
+                raise UsageError(f"--set {names} is given twice")
+            else:
+                grid[names] = values
+        first = read_grid(grid).points[0]
+        fixed += [f"{name}={decimal_text(value)}" for name, value in first.items()]
+        named(scalars=tuple(fixed), grid=grid, **rest)
+
+    return _PROGRAM(_SWEEP(with_grid))
+
+
+def _named(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def with_names(
         *,
@@ -89,7 +129,7 @@ def bindings(command: Callable[..., None]) -> Callable[..., None]:
         opening = Opening(allow_pickle=allow_pickle)
         command(names=Names(file, bound, nothing_bound, opening), **rest)
 
-    return _BINDINGS(with_names)
+    return with_names
 
 
 def locations(command: Callable[..., None]) -> Callable[..., None]:

@@ -6,11 +6,26 @@ from taskalg.cli.again import rerun, verify
 from taskalg.cli.look import check, demo, equal, explain, fmt, inspect, ops
 from taskalg.cli.produce import convert, merge
 from taskalg.cli.repl import repl
+from taskalg.cli.sweep import sweep
 from taskalg.console import Tool
 from taskalg.version import __version__
 
 # As --help lists them.
-COMMANDS = (merge, explain, check, equal, verify, rerun, repl, fmt, inspect, convert, ops, demo)
+COMMANDS = (
+    merge,
+    explain,
+    check,
+    equal,
+    verify,
+    rerun,
+    sweep,
+    repl,
+    fmt,
+    inspect,
+    convert,
+    ops,
+    demo,
+)
 
 
 @click.group(

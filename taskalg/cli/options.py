@@ -20,6 +20,14 @@ choices = together(
     click.option("--only-shared", is_flag=True, help="Combine the tensors that all have."),
     click.option("--rows", type=click.Choice(["all", "common"]), default="all", help=_ROWS),
 )
+running = together(
+    click.option("--engine", default="auto", metavar="ENGINE", help="auto, cpu, gpu or reference."),
+    click.option("--on-overflow", type=click.Choice(["error", "warn"]), default="error"),
+    click.option("--strict", is_flag=True, help="Integer tensors that differ are an error."),
+    click.option("--overwrite", is_flag=True, help="Replace the model that is there."),
+    click.option("--hash", is_flag=True, help="Record the SHA-256 of every file read and written."),
+)
+RUNNING = ("engine", "on_overflow", "strict", "overwrite", "hash")  # what explain has no use for
 
 
 def show(explanation: Explanation, as_json: bool) -> None:

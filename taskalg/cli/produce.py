@@ -7,7 +7,7 @@ from click.core import ParameterSource
 
 from taskalg import listing
 from taskalg.api import checkpoint
-from taskalg.cli.options import choices, json_option, print_json, show
+from taskalg.cli.options import RUNNING, choices, json_option, print_json, running, show
 from taskalg.console import ExpressionCommand, progress_bar
 from taskalg.engines.registry import check_engine
 from taskalg.errors import UsageError
@@ -15,8 +15,6 @@ from taskalg.names import Names, allow_pickle, bindings
 from taskalg.recipe import Recipe
 
 _ADAPTERS = ("dtype", "donor", "threads", "overwrite")  # options that --as-lora leaves
-# Options of merge that explain lacks, for they change nothing about the plan.
-_RUNNING = ("engine", "on_overflow", "strict", "overwrite", "hash")
 
 
 @click.command(cls=ExpressionCommand)
@@ -24,11 +22,7 @@ _RUNNING = ("engine", "on_overflow", "strict", "overwrite", "hash")
 @bindings
 @click.option("-o", "out", required=True, metavar="OUT", help="A folder, or a .safetensors file.")
 @choices
-@click.option("--engine", default="auto", metavar="ENGINE", help="auto, cpu, gpu or reference.")
-@click.option("--on-overflow", type=click.Choice(["error", "warn"]), default="error")
-@click.option("--strict", is_flag=True, help="Integer tensors that differ are an error.")
-@click.option("--overwrite", is_flag=True, help="Replace the model that is there.")
-@click.option("--hash", is_flag=True, help="Record the SHA-256 of every file read and written.")
+@running
 @click.option("--as-lora", is_flag=True, help="Write a task vector as a LoRA adapter.")
 @click.option("--rank", type=click.IntRange(1), metavar="R", help="Of the adapter's modules.")
 @click.option("--dry-run", is_flag=True, help="Check everything, explain, and write nothing.")
@@ -90,7 +84,7 @@ def _for_adapters(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _rehearse(recipe: Recipe, out: str, as_json: bool, settings: dict[str, Any]) -> None:
     check_engine(settings["engine"])
-    planned = {name: value for name, value in settings.items() if name not in _RUNNING}
+    planned = {name: value for name, value in settings.items() if name not in RUNNING}
     explanation = recipe.explain(out, **planned)
     explanation.rehearse(overwrite=settings["overwrite"])
     show(explanation, as_json)

@@ -88,8 +88,10 @@ def read_command(text: str, *, timeout: float | None = None, is_heard: bool = Fa
     """Split a command into its words.
 
     Raises:
-        UsageError: there is none, or a quote is not closed.
+        UsageError: there is none, a quote is not closed, or it has no time.
     """
+    if timeout is not None and not timeout > 0:
+        raise UsageError("a command needs more time", note=f"found {timeout:g} s")
     try:
         words = shlex.split(text, posix=_POSIX)
     except ValueError as error:
