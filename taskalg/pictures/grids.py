@@ -28,6 +28,7 @@ class Cell:
     point: Point
     aim: float  # NaN where it has no number
     met: bool
+    is_chosen: bool
 
 
 def draw_grid(sweep: Sweep, names: Sequence[tuple[str, ...]]) -> "Figure":
@@ -44,17 +45,18 @@ def draw_grid(sweep: Sweep, names: Sequence[tuple[str, ...]]) -> "Figure":
     rows = sorted({point.values[y] for point in sweep.points}, reverse=True)
     cells = _cells(sweep, x, y)
     values = np.full((len(rows), len(columns)), np.nan)
-    for (row, column), cell in cells.items():
-        values[rows.index(row), columns.index(column)] = cell.aim
+    places = {place: (rows.index(place[0]), columns.index(place[1])) for place in cells}
+    for place, cell in cells.items():
+        values[places[place]] = cell.aim
     drawn = draw_heatmap(
         values,
-        _side(rows, " = ".join(map(shown, names[1])), False),
-        _side(columns, " = ".join(map(shown, names[0])), True),
+        _side(rows, names[1], False),
+        _side(columns, names[0], True),
         _scale(values, judged(sweep).aim),
         _titles(sweep, names, cells),
     )
-    for (row, column), cell in cells.items():
-        _frame(drawn, rows.index(row), columns.index(column), cell, cell.point is sweep.chosen)
+    for place, cell in cells.items():
+        _frame(drawn, *places[place], cell)
     return drawn.figure
 
 
@@ -64,26 +66,28 @@ def _cells(sweep: Sweep, x: str, y: str) -> dict[tuple[Fraction, Fraction], Cell
     cells: dict[tuple[Fraction, Fraction], Cell] = {}
     for point, aim, met in zip(sweep.points, found.aims, found.met, strict=True):
         place = point.values[y], point.values[x]
-        new = Cell(point, aim, met)
+        new = Cell(point, aim, met, point is sweep.chosen)
         old = cells.get(place)
         if old is None or _rank(new, sign) > _rank(old, sign):
             cells[place] = new
-    if sweep.chosen is not None:  # of equally good ones the first, and so the chosen
-        values = sweep.chosen.values
-        index = next(i for i, point in enumerate(sweep.points) if point is sweep.chosen)
-        cells[values[y], values[x]] = Cell(sweep.chosen, found.aims[index], True)
     return cells
 
 
-def _rank(cell: Cell, sign: int) -> tuple[bool, float]:
-    return cell.met, -math.inf if math.isnan(cell.aim) else sign * cell.aim
+def _rank(cell: Cell, sign: int) -> tuple[bool, float, bool]:
+    aim = -math.inf if math.isnan(cell.aim) else sign * cell.aim
+    return cell.met, aim, cell.is_chosen
 
 
-def _side(values: Sequence[Fraction], name: str, across: bool) -> Side:
+def _called(names: Sequence[str]) -> str:
+    """Return what scalars that are equal at every point are called."""
+    return " = ".join(map(shown, names))
+
+
+def _side(values: Sequence[Fraction], names: Sequence[str], across: bool) -> Side:
     """Return a side with as many labels as there is room for."""
     labels = [_value_text(value) for value in values]
     room = widest(labels) + 0.1 if across else _ROW
-    return Side(thinned(labels, max(1, int(ROOM / room))), name)
+    return Side(thinned(labels, max(1, int(ROOM / room))), _called(names))
 
 
 def _value_text(value: Fraction) -> str:
@@ -108,22 +112,22 @@ def _cell_text(value: float) -> str:
 def _titles(
     sweep: Sweep, names: Sequence[tuple[str, ...]], cells: dict[tuple[Fraction, Fraction], Cell]
 ) -> Titles:
-    others = [" = ".join(map(shown, several)) for several in names[2:]]
-    notes = [sweep.choice, f"each cell: the best over {listed(others)}" if others else ""]
+    others = listed([_called(several) for several in names[2:]])
+    notes = [sweep.choice, f"each cell: the best over {others}" if others else ""]
     if not all(cell.met for cell in cells.values()):
         notes.append("hatched: no point there meets the conditions")
-    swept = listed([" = ".join(map(shown, several)) for several in names])
+    swept = listed([_called(several) for several in names])
     lines = [line for note in notes if note for line in wrapped(note, ROOM)]
     return Titles(f"Sweep of {swept}", tuple(lines))
 
 
-def _frame(drawn: Heatmap, row: int, column: int, cell: Cell, is_chosen: bool) -> None:
+def _frame(drawn: Heatmap, row: int, column: int, cell: Cell) -> None:
     from matplotlib.patches import Rectangle
 
     if not cell.met:
         ink = ink_on(drawn.mesh.to_rgba(np.ma.masked_invalid([cell.aim]))[0].tolist())
         hatched = Rectangle((column, row), 1, 1, fill=False, hatch="////", edgecolor=ink, lw=0)
         drawn.axes.add_patch(hatched).set_alpha(0.45)
-    if is_chosen:
+    if cell.is_chosen:
         frame = Rectangle((column, row), 1, 1, fill=False, edgecolor=INK, lw=2.2, clip_on=False)
         drawn.axes.add_patch(frame)
