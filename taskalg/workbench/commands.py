@@ -80,7 +80,7 @@ COMMANDS = (
     ),
     Command(
         "merge",
-        ":merge [EXPR] OUT [--overwrite]",
+        ":merge EXPR OUT [--overwrite]",
         "Evaluate and publish a checkpoint, all of it or nothing.",
         ":merge base - 0.4*toxic detoxed/",
         making.merge,

@@ -5,8 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from taskalg import files, listing
-from taskalg.compiler import checked_name, read_recipe
-from taskalg.errors import OutputError, Source, TaskalgError, listed, printable, quoted
+from taskalg.compiler import checked_name, default_name, read_recipe
+from taskalg.errors import (
+    OutputError,
+    Source,
+    TaskalgError,
+    UsageError,
+    listed,
+    printable,
+    quoted,
+)
 from taskalg.language.nodes import Argument, Binding, Call, String, Use
 from taskalg.language.parser import parse
 from taskalg.workbench.answer import Answer
@@ -22,7 +30,7 @@ def load(workspace: Workspace, line: Line) -> Answer:
     is_task, line = line.option("--task")
     words = line.words
     if len(words) == 1 and not is_task:
-        return load_recipe(workspace, read_recipe(words[0].text))
+        return load_recipe(workspace, _recipe(words[0].text))
     if len(words) != 2:
         raise line.wrong("a name and a path are expected, or the path of a recipe")
     name, path = words
@@ -48,6 +56,16 @@ def load_recipe(workspace: Workspace, source: Source) -> Answer:
     return replace(shown, text="\n".join(filter(None, (answer.text, shown.text))))
 
 
+def _recipe(path: str) -> Source:
+    """Read a recipe, and refuse what is a checkpoint."""
+    if files.is_folder(path) or path.endswith(".safetensors"):
+        raise UsageError(
+            f"{quoted(path)} is no recipe: a checkpoint is loaded under a name",
+            help=f":load {default_name(path)} {path}",
+        )
+    return read_recipe(path)
+
+
 def save(workspace: Workspace, line: Line) -> Answer:
     """Write a recipe file, all of it or nothing."""
     overwrite, line = line.option("--overwrite")
@@ -70,7 +88,9 @@ def merge(workspace: Workspace, line: Line) -> Answer:
     """Evaluate, and publish a checkpoint."""
     overwrite, line = line.option("--overwrite")
     out, line = line.last("folder to write")
-    recipe = workspace.recipe(asked(workspace, line))
+    if line.is_empty:
+        raise line.wrong("an expression and a folder to write are expected")
+    recipe = workspace.recipe(line.expression())
     with workspace.working() as showing:
         report = recipe.save(out, overwrite=overwrite, progress=showing)
     return Answer(listing.receipt(report), report)

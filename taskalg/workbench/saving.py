@@ -14,7 +14,7 @@ from taskalg import api, files
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.weighted_sum import Reference, Value
 from taskalg.compiler import Bindings, locate
-from taskalg.errors import OutputError, Source, UsageError, quoted
+from taskalg.errors import OutputError, Source, TaskalgError, UsageError, quoted
 from taskalg.language.nodes import (
     Argument,
     Binding,
@@ -57,8 +57,11 @@ def check_same(workspace: Workspace, expression: Node, source: Source) -> None:
     Raises:
         OutputError: they differ, as when a path means something else beside the file.
     """
-    again = api.build(None, source, Bindings(), opening=workspace.opening)
-    difference = workspace.recipe(expression).difference(again)
+    try:
+        again = api.build(None, source, Bindings(), opening=workspace.opening)
+        difference = workspace.recipe(expression).difference(again)
+    except TaskalgError as error:  # two checkpoints with one name, or one that is not there
+        difference = error.message
     if difference is not None:
         raise OutputError(
             f"{quoted(source.name)} would mean something else there",

@@ -17,6 +17,8 @@ from taskalg.workbench.stating import bind, loaded, show
 from taskalg.workbench.workspace import Working, Workspace, unseen
 
 _OPTIONS = (  # what messages tell to type on the command line, and what it is here
+    (re.compile(r", or declare it with --model base"), ""),
+    (re.compile("taskalg ops lists"), ":help lists"),
     (re.compile(r"--base (\S+)"), r":load base \1"),
     (re.compile(r"--task (\w+)[= ]([^\s,;]+)"), r":load --task \1 \2"),
     (re.compile(r"--model (\w+)=([^\s,;]+)"), r":load \1 \2"),

@@ -1,0 +1,459 @@
+"""A session: spreadsheet's names, answers as golden transcripts, and recipe files that mean it."""
+
+import itertools
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+import taskalg as ta
+from taskalg.compiler import Bindings, bind
+from taskalg.errors import Source
+from taskalg.language.format import format_text, tokens
+from taskalg.workbench.answer import Answer
+from taskalg.workbench.commands import COMMANDS
+from taskalg.workbench.pieces import is_complete, pieces
+from taskalg.workbench.session import Session
+from tests.strategies import LEAVES, TASKS, examples, recipes, written
+
+TRANSCRIPTS = sorted((Path(__file__).parent / "cases" / "sessions").glob("*.txt"))
+VALUES = {
+    "base": [1.0, 2.0, 3.0, 4.0],
+    "toxic": [2.0, 2.0, 5.0, 4.0],
+    "math": [1.0, 3.0, 3.0, 0.5],
+}
+ZOO = """\
+base = checkpoint("base.safetensors")
+toxic = task("toxic.safetensors")
+math = task("math.safetensors")
+strength = 0.4
+forget(t, amount) = -amount*t
+base + forget(toxic, strength)
+"""
+
+
+def write_zoo(folder: Path) -> None:
+    for name, values in VALUES.items():
+        tensor = np.array(values, dtype=np.float32)
+        tensors = {"layers.0.w": tensor, "layers.1.w": tensor * 2, "head.w": tensor + 1}
+        save_file(tensors, folder / f"{name}.safetensors")
+    (folder / "zoo.ta").write_text(ZOO, encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a folder with three small checkpoints and a recipe, and go there."""
+    write_zoo(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def told(session: Session, text: str) -> str:
+    """Answer an input that is right."""
+    answer = session.answer(text)
+    assert answer.error is None, answer.text
+    return answer.text
+
+
+def refused(session: Session, text: str) -> str:
+    """Answer an input that is wrong."""
+    answer = session.answer(text)
+    assert answer.error is not None, answer.text
+    assert answer.text == str(answer.error)
+    return answer.text
+
+
+# ---- Names as cells
+
+
+class Cells:
+    """What a spreadsheet of numbers does, written down again: formulas by name."""
+
+    def __init__(self) -> None:
+        self.formulas: dict[str, dict[str, int]] = {}
+
+    def value(self, name: str) -> Fraction:
+        formula = self.formulas[name]
+        return Fraction(formula[""]) + sum(
+            factor * self.value(other) for other, factor in formula.items() if other
+        )
+
+    def accepts(self, name: str, formula: dict[str, int]) -> bool:
+        used = formula.keys() - {""}
+        return used <= self.formulas.keys() and not any(self.reaches(u, name) for u in used)
+
+    def reaches(self, start: str, end: str) -> bool:
+        onward = self.formulas[start].keys() - {""}
+        return start == end or any(self.reaches(one, end) for one in onward)
+
+
+CELLS = [f"x{index}" for index in range(5)]
+formulas = st.builds(
+    lambda used, constant: {**used, "": constant},
+    st.dictionaries(st.sampled_from(CELLS), st.integers(-3, 3), max_size=3),
+    st.integers(-9, 9),
+)
+assignments = st.lists(st.tuples(st.sampled_from(CELLS), formulas), min_size=1, max_size=20)
+
+
+def formula_text(formula: dict[str, int]) -> str:
+    return " + ".join([str(formula[""]), *(f"{f}*{n}" for n, f in formula.items() if n)])
+
+
+@examples(150)
+@given(assignments)
+def test_a_new_binding_takes_the_place_of_the_old_one_and_what_depends_on_it_follows(
+    steps: list[tuple[str, dict[str, int]]],
+) -> None:
+    session, cells = Session(), Cells()
+    for name, formula in steps:
+        answer = session.answer(f"{name} = {formula_text(formula)}")
+        assert (answer.error is None) == cells.accepts(name, formula), answer.text
+        if answer.error is None:
+            cells.formulas[name] = formula
+        assert list(session.names) == sorted(cells.formulas)
+        for cell in cells.formulas:
+            assert Fraction(told(session, cell)) == cells.value(cell)
+
+
+@examples(60)
+@given(assignments, st.randoms(use_true_random=False))
+def test_the_order_of_replacements_does_not_matter(
+    steps: list[tuple[str, dict[str, int]]], rng: Any
+) -> None:
+    cells = Cells()
+    for name, formula in steps:
+        if cells.accepts(name, formula):
+            cells.formulas[name] = formula
+    session, order = Session(), list(cells.formulas)
+    for name in order:
+        told(session, f"{name} = 0")
+    rng.shuffle(order)
+    for name in order:
+        told(session, f"{name} = {formula_text(cells.formulas[name])}")
+    for name in order:
+        assert Fraction(told(session, name)) == cells.value(name)
+
+
+def test_a_function_is_replaced_and_what_calls_it_follows(folder: Path) -> None:
+    session = Session()
+    session.start("zoo.ta")
+    told(session, "fix = base + forget(toxic, 1)")
+    answer = told(session, "forget(t, amount) = -2*amount*t")
+    assert answer.splitlines()[1] == "was forget(t, amount) = -amount*t; fix follows"
+    assert told(session, ":equal fix, base - 2*toxic") == "equal"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "toxic = 1",  # fix would subtract a scalar
+        "forget(t) = t",  # fix gives it two arguments
+        "strength = base",
+        "forget = 2",
+        "checkpoint = 2",
+        "strength = (",
+        "fix = nobody",
+        ':load toxic "nothing here.safetensors"',
+        'use "zoo.tar"',
+        'use "twice.ta"',
+        ":load twice.ta",
+        ":let",
+        ":let 1 +",
+    ],
+)
+def test_an_error_changes_nothing(folder: Path, text: str) -> None:
+    (folder / "twice.ta").write_text("new = 1\nnew = 2\n", encoding="utf-8")
+    session = Session()
+    session.start("zoo.ta")
+    told(session, "fix = base + forget(toxic, strength)")
+    before = {name: told(session, name) for name in session.names}
+    if text != ":let":  # which is right; the test can fail
+        refused(session, text)
+    assert {name: told(session, name) for name in session.names} == before
+
+
+def test_what_the_command_line_binds_gives_way_to_what_is_typed(folder: Path) -> None:
+    given = bind("base.safetensors", {"toxic": "toxic.safetensors"}, None, {})
+    session = Session(given)
+    assert session.start().text == "base and toxic loaded (headers only)"
+    told(session, "fix = base - toxic")
+    answer = told(session, ":load base math.safetensors")
+    assert answer.splitlines()[-1] == "was base.safetensors; toxic and fix follow"
+    assert told(session, ":equal fix, 2*base - checkpoint('toxic.safetensors')") == "equal"
+
+
+def test_what_the_command_line_binds_replaces_what_the_file_does(folder: Path) -> None:
+    session = Session(ta_bindings(strength="1/3"))
+    session.start("zoo.ta")
+    assert told(session, "strength") == "1/3"
+    assert told(session, ":equal base - toxic/3, base + forget(toxic, strength)") == "equal"
+
+
+def ta_bindings(**scalars: str) -> Bindings:
+    from taskalg.compiler import scalar
+
+    return bind(None, None, None, {name: scalar(text, name) for name, text in scalars.items()})
+
+
+def test_a_file_that_changed_is_opened_again(folder: Path) -> None:
+    session = Session()
+    session.start("zoo.ta")
+    assert "writes 48 B" in told(session, "base + 2*toxic")
+    for name in ("base", "toxic"):
+        save_file({"w": np.zeros(8, dtype=np.float32)}, folder / f"{name}.safetensors")
+    assert "writes 32 B" in told(session, "base + 2*toxic")
+
+
+def test_headers_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session()
+    session.start("zoo.ta")
+    told(session, "base + toxic")
+    monkeypatch.setattr("taskalg.expression.open_checkpoint", None)
+    told(session, "base + 2*toxic")
+    with pytest.raises(TypeError):  # the guard can fail
+        session.answer('base + checkpoint("math.safetensors") - base')
+
+
+# ---- Recipe files
+
+
+@pytest.fixture(scope="module")
+def leaves(tmp_path_factory: pytest.TempPathFactory) -> Bindings:
+    """Write a small checkpoint for every name of the strategies."""
+    folder = tmp_path_factory.mktemp("leaves")
+    names = [f"layers.{layer}.mlp.{part}" for layer in range(3) for part in ("p", "q")]
+    for number, leaf in enumerate(LEAVES):
+        tensors = {n: np.full(2, number + i, np.float32) for i, n in enumerate([*names, "p"])}
+        save_file(tensors, folder / f"{leaf}.safetensors")
+    paths = {leaf: str(folder / f"{leaf}.safetensors") for leaf in LEAVES}
+    models = {leaf: path for leaf, path in paths.items() if leaf not in (*TASKS, "base")}
+    given = bind(paths["base"], {leaf: paths[leaf] for leaf in TASKS}, models, {})
+    return Bindings({**given.values, **ta_bindings(strength="0.3").values})
+
+
+@examples(60)
+@given(data=st.data(), recipe=recipes())
+def test_a_saved_recipe_means_what_was_saved(
+    leaves: Bindings, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, recipe: Any
+) -> None:
+    lines, expression = recipe
+    session, text = Session(leaves), data.draw(written(expression))
+    if any(session.answer(line).error for line in lines) or session.answer(text).error:
+        return  # a pattern that selects nothing, and such
+    path = tmp_path_factory.mktemp("saved") / "saved.ta"
+    told(session, f':save "{path}" {text}')
+    assert ta.compile(path) == session.recipe(text)
+    saved = path.read_text("utf-8")
+    assert format_text(Source("<saved>", saved)) == saved
+
+
+def test_enough_random_recipes_are_saved(leaves: Bindings) -> None:
+    counts = {True: 0, False: 0}
+
+    @examples(60)
+    @given(data=st.data(), recipe=recipes())
+    def count(data: st.DataObject, recipe: Any) -> None:
+        lines, expression = recipe
+        session = Session(leaves)
+        inputs = [*lines, data.draw(written(expression))]
+        counts[all(session.answer(line).error is None for line in inputs)] += 1
+
+    count()
+    assert counts[True] > counts[False] / 3
+
+
+def test_only_what_is_needed_is_saved_and_paths_work_from_there(folder: Path) -> None:
+    (folder / "elsewhere").mkdir()
+    session = Session()
+    session.start("zoo.ta")
+    told(session, ':load --task code "elsewhere/../math.safetensors"')
+    told(session, "fix = base + forget(toxic, strength)")
+    answer = told(session, ":save elsewhere/fix.ta fix")
+    assert answer == "wrote elsewhere/fix.ta  with base, toxic, strength, forget and fix"
+    text = (folder / "elsewhere" / "fix.ta").read_text("utf-8")
+    assert text.splitlines()[0] == f'base = checkpoint("{folder / "base.safetensors"}")'
+    assert "math" not in text
+    told(session, ":save fix.ta base + code")
+    text = (folder / "fix.ta").read_text("utf-8")
+    assert text == (
+        'base = checkpoint("base.safetensors")\ncode = task("math.safetensors")\nbase + code\n'
+    )
+    assert ta.compile(folder / "elsewhere" / "fix.ta") == session.recipe("fix")
+
+
+def test_a_recipe_is_replaced_only_when_that_is_asked_for(folder: Path) -> None:
+    session = Session()
+    session.start("zoo.ta")
+    assert "is there already" in refused(session, ":save zoo.ta base")
+    assert (folder / "zoo.ta").read_text("utf-8") == ZOO
+    told(session, ":save zoo.ta base --overwrite")
+    assert (folder / "zoo.ta").read_text("utf-8").splitlines()[1:] == ["base"]
+    assert "there is no folder 'nowhere'" in refused(session, ":save nowhere/zoo.ta base")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(f"{name}.safetensors" for name in sorted(VALUES)),
+        "zoo.ta",
+    ]
+
+
+def test_the_last_sum_is_saved_when_no_other_is_named(folder: Path) -> None:
+    session = Session()
+    assert "no sum was shown before" in refused(session, ":save last.ta")
+    session.start("zoo.ta")
+    told(session, "base - 0.5*toxic")
+    told(session, "strength*2")  # a scalar is no sum
+    refused(session, "base + nobody")
+    told(session, ":save last.ta")
+    assert ta.compile(folder / "last.ta") == session.recipe("base - 0.5*toxic")
+
+
+def test_what_has_no_file_is_not_saved() -> None:
+    session = Session(bind(None, None, {"a": None, "b": {"w": np.zeros(2)}}))
+    for name in "ab":
+        assert f"'{name}' has no file" in refused(session, f":save x.ta {name}")
+
+
+def test_a_recipe_that_would_mean_something_else_there_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "there").mkdir()
+    save_file({"w": np.ones(2)}, folder / "there" / "base.safetensors")
+    monkeypatch.setattr("taskalg.workbench.saving._moved_path", lambda path, folder: path)
+    session = Session()
+    session.start("zoo.ta")
+    assert "would mean something else there" in refused(session, ":save there/a.ta base")
+    assert not (folder / "there" / "a.ta").exists()
+
+
+# ---- What is typed
+
+
+@examples(200)
+@given(data=st.data(), recipe=recipes())
+def test_pieces_are_the_grammar_s_words(data: st.DataObject, recipe: Any) -> None:
+    lines, expression = recipe
+    text = "\n".join([*lines, f"({data.draw(written(expression))})"])
+    words = [str(token) for _, token in tokens(text) if token is not None]
+    blank = ("blank", "line end", "comment")
+    assert [piece.text for piece in pieces(text) if piece.sort not in blank] == words
+
+
+@examples(200)
+@given(st.text(alphabet=" \n\t(['\"#:,)]=aλ1.é\x00"))
+def test_every_character_is_in_a_piece(text: str) -> None:
+    found = list(pieces(text))
+    assert "".join(piece.text for piece in found) == text
+    starts = itertools.accumulate((len(piece.text) for piece in found), initial=0)
+    assert [piece.start for piece in found] == list(starts)[:-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "complete"),
+    [
+        ("base", True),
+        ("base + (a", False),
+        ("base + (a\n+ b)", True),
+        ('x["(', False),
+        ('x["("]', True),
+        ("mean(a, # )", False),
+        ("a)", True),
+        (":equal (a", True),
+        ("", True),
+    ],
+)
+def test_an_input_is_complete_when_its_brackets_are_closed(text: str, complete: bool) -> None:
+    assert Session().is_complete(text) is complete
+    if not text.startswith(":"):
+        assert is_complete(text) is complete
+
+
+# ---- Transcripts
+
+
+def transcript(session: Session, inputs: Iterator[str]) -> str:
+    """Write a conversation as a terminal shows it."""
+    lines = []
+    for text in inputs:
+        first, *rest = text.split("\n")
+        lines += [f">>> {first}", *(f"... {line}" for line in rest)]
+        answer = session.answer(text)
+        lines += answer.text.splitlines()
+        lines += [""] if answer.text else []
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def inputs_of(text: str) -> Iterator[str]:
+    """Yield what was typed in a transcript."""
+    waiting: list[str] = []
+    for line in [*text.splitlines(), ">>> "]:
+        if line.startswith(">>> ") and waiting:
+            yield "\n".join(waiting)
+            waiting = []
+        if line.startswith((">>> ", "... ")):
+            waiting.append(line[4:])
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+def test_a_session_says_what_its_transcript_says(folder: Path, path: Path) -> None:
+    expected = path.read_text("utf-8")
+    assert transcript(Session(), inputs_of(expected)) == expected
+
+
+def test_every_command_is_in_a_transcript_or_a_test() -> None:
+    texts = [path.read_text("utf-8") for path in (*TRANSCRIPTS, Path(__file__))]
+    for command in COMMANDS:
+        assert any(f":{command.name}" in text for text in texts), command.name
+
+
+def test_the_example_of_every_command_is_written_as_its_usage_says() -> None:
+    for command in COMMANDS:
+        assert command.example.startswith(f":{command.name}")
+        assert command.usage.startswith(f":{command.name}")
+        assert command.doc.endswith(".")
+
+
+# ---- Evaluating
+
+
+def test_merge_writes_the_sum_and_says_so(folder: Path) -> None:
+    session = Session()
+    session.start("zoo.ta")
+    answer = session.answer(":merge base - 0.5*toxic out")
+    assert isinstance(answer.value, ta.Report)
+    assert answer.text.startswith("wrote out  3 tensors, 1 shard, 48 B\nread 96 B")
+    merged = load_file(folder / "out" / "model.safetensors")
+    assert merged["layers.0.w"].tolist() == [0.5, 2.0, 2.0, 4.0]
+    assert "--overwrite" in refused(session, ":merge base out")
+    assert "are expected" in refused(session, ":merge base")
+    told(session, ':merge base + 0*toxic "out" --overwrite')
+    merged = load_file(folder / "out" / "model.safetensors")
+    assert merged["layers.0.w"].tolist() == VALUES["base"]
+
+
+def test_the_manifest_has_the_recipe(folder: Path) -> None:
+    session = Session()
+    session.start("zoo.ta")
+    told(session, ":merge base + forget(toxic, strength) out")
+    text = (folder / "out" / "taskalg.json").read_text("utf-8")
+    assert "forget(t, amount) = -amount*t" in text
+    assert "math" not in text
+    assert ta.verify(folder / "out", base="base.safetensors", models={"toxic": "toxic.safetensors"})
+
+
+def test_an_answer_has_the_value_behind_it(folder: Path) -> None:
+    session = Session()
+    session.start("zoo.ta")
+    recipe = session.answer("base + toxic").value
+    assert isinstance(recipe, ta.Recipe)
+    assert recipe == session.recipe("toxic + base")
+    answers = list(session.answers("x = 1\n\n# nothing\ny = (x +\n1)\nnobody\nz = 1"))
+    assert [answer.text for answer in answers[:2]] == ["x = 1", "y = 2"]
+    assert answers[2].error is not None
+    assert len(answers) == 3
+    assert session.answer(":quit") == Answer("", leaves=True)
