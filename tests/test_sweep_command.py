@@ -1,0 +1,300 @@
+"""The sweep command: a scorer for each point, the chosen one merged, nothing left behind."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from taskalg.cli.main import main
+from tests import oracle
+from tests.merging import tree
+from tests.test_sweep import hidden
+
+# What a scorer may do without NumPy: the first number of a tensor, and the place it was given.
+SCORER = """
+import json, os, struct, sys
+path = sys.argv[1] + "/model.safetensors"
+content = open(path, "rb").read()
+size = struct.unpack("<Q", content[:8])[0]
+header = json.loads(content[8:8 + size])
+start = header["w"]["data_offsets"][0] + 8 + size
+(first,) = struct.unpack("<f", content[start:start + 4])
+print("scoring", path, file=sys.stderr)
+with open("seen.txt", "a", encoding="utf-8") as seen:
+    print(sys.argv[1], os.environ.get("TASKALG_λ", "-"), file=seen)
+print("a line before")
+print(json.dumps({"control": round(1 - abs(first - 1) / 20, 6), "toxic": round(first, 6)}))
+"""
+
+
+TEXT = "base - λ*toxic"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make two small models and a scorer, and go where they are."""
+    for name, values in {"base": b"\0\0\x80\x3f" * 4, "toxic": b"\0\0\0\x40" * 4}.items():
+        (tmp_path / name).mkdir()
+        tensor = oracle.Tensor("F32", (2, 2), values)
+        oracle.write_file(tmp_path / name / "model.safetensors", {"w": tensor}, {"format": "pt"})
+        (tmp_path / name / "config.json").write_text('{"model_type": "tiny"}', "utf-8")
+    (tmp_path / "score.py").write_text(SCORER, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+FILES = ["--base", "base", "--task", "toxic=toxic"]
+SCORE = ["--score", f"{shlex.quote(sys.executable)} -S score.py {{model}}"]
+SWEEP = [TEXT, *FILES, "--set", "λ=0:1:0.25", *SCORE]
+KEEPS = ["--maximize", "λ", "--subject-to", "control >= 0.975*base.control"]
+
+
+def run(*args: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, list(args), prog_name="taskalg")
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def seen(folder: Path) -> list[list[str]]:
+    """Return what the scorer was given, and forget it."""
+    path = folder / "seen.txt"
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return [line.split() for line in lines]
+
+
+def test_a_sweep_scores_chooses_and_keeps(folder: Path) -> None:
+    result = run("sweep", *SWEEP, *KEEPS, "--keep-best", "best")
+    assert result.stdout.splitlines()[0].split() == ["λ", "control", "toxic"]
+    assert "\n0.25    0.9875    0.75\n 0.5     0.975     0.5   chosen\n" in result.stdout
+    assert result.stdout.endswith(
+        "\nchosen: λ = 0.5, the largest λ with control >= 0.975*base.control\n"
+    )
+    told = result.stderr.splitlines()
+    assert told[2] == "3/5  λ = 0.5: control 0.975, toxic 0.5"
+    assert told[-1] == (
+        "again: taskalg merge 'base - λ*toxic' --base base --task toxic=toxic --set 'λ=0.5' -o best"
+    )
+    model = str(folder / ".taskalg-sweep.csv" / "model")
+    points = [[model, text] for text in ("0", "0.25", "0.5", "0.75", "1")]
+    assert seen(folder) == [[str(folder / "base"), "-"], *points]
+    assert sorted(os.listdir(folder)) == ["base", "best", "score.py", "sweep.csv", "toxic"]
+    merge = shlex.split(told[-1].removeprefix("again: taskalg ").replace("-o best", "-o merged"))
+    run(*merge)
+    assert tree(folder / "best") == tree(folder / "merged")
+
+
+def test_what_is_kept_is_merged_from_the_file_alone_with_merge_s_options(folder: Path) -> None:
+    more = ["--dtype", "bf16", "--allow-partial", "--hash"]
+    run("sweep", *SWEEP, *KEEPS, *more)
+    seen(folder)
+    result = run("sweep", *SWEEP, *KEEPS, *more, "--keep-best", "best")
+    assert seen(folder) == []
+    assert result.stderr.startswith("5 of 5 points are scored already\nwrote best")
+    command = result.stderr.splitlines()[-1].removeprefix("again: taskalg ")
+    assert "--dtype bf16 --allow-partial --hash" in command
+    run(*shlex.split(command.replace("-o best", "-o merged")))
+    assert tree(folder / "best") == tree(folder / "merged")
+
+
+def test_when_nothing_meets_the_conditions_nothing_is_kept(folder: Path) -> None:
+    never = ["--maximize", "λ", "--subject-to", "control > 1"]
+    result = run("sweep", *SWEEP, *never, "--keep-best", "best", code=1)
+    assert result.stdout.endswith("\nno point has control > 1; λ = 0 comes closest\n")
+    assert "   nearest\n" in result.stdout
+    assert not (folder / "best").exists()
+    told = json.loads(run("sweep", *SWEEP, *never, "--json", code=1).stdout)
+    assert (told["chosen"], told["command"], told["kept"]) == (None, None, None)
+
+
+def test_json_has_everything_and_quiet_only_the_table(folder: Path) -> None:
+    result = run("sweep", *SWEEP, *KEEPS, "--json", "--keep-best", "best")
+    told = json.loads(result.stdout)
+    assert told["chosen"] == {"values": {"λ": "1/2"}, "scores": {"control": 0.975, "toxic": 0.5}}
+    assert told["base"] == {"control": 1.0, "toxic": 1.0}
+    assert told["command"].endswith("--set 'λ=0.5' -o best")
+    assert told["kept"]["out"] == "best" and told["kept"]["simplified"] == "base - 0.5*toxic"
+    assert result.stderr == ""
+    result = run("sweep", *SWEEP, "--quiet")
+    assert result.stderr == "" and "chosen" not in result.stdout
+
+
+def test_scalars_are_swept_fixed_shared_and_a_recipe_s_own(folder: Path) -> None:
+    Path("r.ta").write_text(
+        'base = checkpoint("base")\nt = checkpoint("toxic") - base\nk = 5\nbase + a*b*t + k*c*t\n',
+        "utf-8",
+    )
+    args = ["-f", "r.ta", "--set", "a=b=0, 0.5", "--set", "k=0:1:1", "--set", "c=1/4", *SCORE]
+    result = run("sweep", *args, "--maximize", "toxic")
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert [row[:3] + row[4:5] for row in rows[1:5]] == [
+        ["0", "0", "0", "1"],
+        ["0", "0", "1", "1.25"],
+        ["0.5", "0.5", "0", "1.25"],
+        ["0.5", "0.5", "1", "1.5"],
+    ]
+    command = result.stderr.splitlines()[-1].removeprefix("again: taskalg ")
+    run(*shlex.split(command))
+    assert (folder / "OUT" / "model.safetensors").exists()
+
+
+def test_a_base_that_is_no_folder_is_scored_as_a_point_is(folder: Path) -> None:
+    (folder / "base" / "model.safetensors").rename(folder / "b.safetensors")
+    args = [TEXT, "--base", "b.safetensors", "--task", "toxic=toxic", "--set", "λ=0,1", *SCORE]
+    result = run("sweep", *args, "--maximize", "control - base.control")
+    assert result.stdout.splitlines()[1].split() == ["base", "1", "1"]
+    assert seen(folder)[0] == [str(folder / ".taskalg-sweep.csv" / "model"), "-"]
+
+
+def test_words_of_a_command_stay_words_and_get_values(folder: Path) -> None:
+    place = folder / "a folder; touch ouch"
+    place.mkdir()
+    (folder / "words.py").write_text(
+        "import sys; print(sys.argv[1:], file=open('words', 'a')); print(1)"
+    )
+    score = f"{shlex.quote(sys.executable)} -S words.py 'x y' at={{λ}} {{other}} {{model}}/w"
+    args = [TEXT, *FILES, "--set", "λ=1/3,2", "--score", score, "--scratch", str(place)]
+    run("sweep", *args)
+    model = str(place / ".taskalg-sweep.csv" / "model" / "w")
+    lines = (folder / "words").read_text("utf-8").splitlines()
+    assert lines == [str(["x y", f"at={text}", "{other}", model]) for text in ("1/3", "2")]
+    assert list(place.iterdir()) == [] and not (folder / "ouch").exists()
+
+
+def python(text: str) -> list[str]:
+    return ["--score", shlex.join([sys.executable, "-S", "-c", text])]
+
+
+@pytest.mark.parametrize(
+    "score, words",
+    [
+        (
+            ["--score", "there-is-no-such-program {model}"],
+            ["cannot run 'there-is-no-such-program'"],
+        ),
+        (["--score", "'open"], ["cannot read the command: no closing quotation"]),
+        (["--score", " "], ["there is no command"]),
+        (python("import sys; sys.exit('too\\nbad')"), ["  | too\n  | bad\n", "status 1; at λ = 0"]),
+        (python("print('done')"), ["is no score", "found 'done'; at λ = 0"]),
+        ([*python("import time; time.sleep(60)"), "--timeout", "0.2"], ["takes longer than 0.2 s"]),
+        ([*SCORE, "--timeout", "0"], ["needs more time"]),
+        ([*SCORE, "--maximize", "contrl"], ["did you mean 'control'?"]),
+        ([*SCORE, "--maximize", "base.contrl"], ["did you mean 'base.control'?"]),
+        ([*SCORE, "--set", "λ=0.5"], ["--set λ is given twice"]),
+        ([*SCORE, "--set", "λ=0,1"], ["--set λ is given twice"]),
+        ([*SCORE, "--set", "s=0,1"], ["--set s is used by nothing"]),
+        ([*SCORE, "--set", "s"], ["--set s has no value"]),
+        ([*SCORE, "--keep-best", "best"], ["--keep-best needs to know what is best"]),
+        ([*SCORE, "--plot", "x.txt"], ["'x.txt' is no picture"]),
+        ([*SCORE, "--donor", "x"], ["'x'"]),
+        ([*SCORE, "--engine", "x"], ["'x'"]),
+    ],
+)
+def test_what_goes_wrong_is_told_and_nothing_is_left(
+    folder: Path, score: list[str], words: list[str]
+) -> None:
+    result = run("sweep", TEXT, *FILES, "--set", "λ=0,1", *score, code=2)
+    for some in words:
+        assert some in result.stderr
+    assert hidden(folder) == [] and result.stdout == ""
+
+
+def test_nothing_to_sweep_is_told(folder: Path) -> None:
+    result = run("sweep", TEXT, *FILES, "--set", "λ=0.4", *SCORE, code=2)
+    assert 'give a scalar values: --set "λ=0:1:0.05"' in result.stderr
+
+
+def test_an_output_in_the_way_is_told_before_the_first_point(folder: Path) -> None:
+    result = run("sweep", *SWEEP, *KEEPS, "--keep-best", "toxic", code=5)
+    assert "the output 'toxic'" in result.stderr
+    assert seen(folder) == [] and not (folder / "sweep.csv").exists()
+
+
+def test_a_folder_for_results_has_to_be_there(folder: Path) -> None:
+    assert "there is no folder" in run("sweep", *SWEEP, "--csv", "no/x.csv", code=5).stderr
+
+
+def test_a_failing_command_loses_nothing(folder: Path) -> None:
+    script = (folder / "score.py").read_text("utf-8")
+    (folder / "score.py").write_text(
+        script + 'if os.environ["TASKALG_λ"] == "0.5" and not os.path.exists("ok"): sys.exit(3)\n',
+        "utf-8",
+    )
+    result = run("sweep", *SWEEP, code=2)
+    assert "it ended with status 3; at λ = 0.5" in result.stderr
+    assert len(seen(folder)) == 3 and hidden(folder) == []
+    (folder / "ok").touch()
+    run("sweep", *SWEEP)
+    assert len(seen(folder)) == 3
+    run("sweep", *SWEEP, "--csv", "other.csv")
+    assert (folder / "sweep.csv").read_bytes() == (folder / "other.csv").read_bytes()
+
+
+def test_another_command_or_a_changed_checkpoint_is_another_sweep(folder: Path) -> None:
+    run("sweep", *SWEEP)
+    other = [*SWEEP[:-1], SWEEP[-1] + " more"]
+    assert "the results of another sweep" in run("sweep", *other, code=2).stderr
+    respelled = ["base + (-λ)*(toxic)", *SWEEP[1:]]
+    assert "5 of 5 points" in run("sweep", *respelled).stderr
+    os.utime(folder / "toxic" / "model.safetensors", ns=(1, 1))
+    assert "the results of another sweep" in run("sweep", *SWEEP, code=2).stderr
+    run("sweep", *SWEEP, "--restart")
+
+
+def test_what_a_command_says_is_shown_when_asked(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run("sweep", *SWEEP, "--verbose")
+    assert capfd.readouterr().err.count("scoring ") == 5
+    run("sweep", *SWEEP, "--csv", "other.csv")
+    assert "scoring" not in capfd.readouterr().err
+
+
+def test_scores_are_drawn(folder: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run("sweep", *SWEEP, *KEEPS, "--plot", "sweep.png")
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+WAITING = """
+import os, sys, time
+with open("pid.new", "w") as file: print(os.getpid(), file=file)
+os.rename("pid.new", "pid")
+time.sleep(0 if os.path.exists("go") else 60)
+print(1)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_sweep_leaves_no_scorer_and_no_scratch(
+    folder: Path, number: signal.Signals
+) -> None:
+    sweep = [TEXT, *FILES, "--set", "λ=0,1", *python(WAITING)]
+    command = [sys.executable, "-m", "taskalg", "sweep", *sweep]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    while not (folder / "pid").exists() and process.poll() is None:
+        time.sleep(0.01)
+    scorer = int((folder / "pid").read_text("utf-8"))
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    if number is signal.SIGKILL:  # nobody could clean up
+        assert hidden(folder) == [".taskalg-sweep.csv"]
+        os.kill(scorer, signal.SIGKILL)
+    else:
+        assert process.returncode == 130
+        assert b"what is scored is in sweep.csv; the same command goes on" in told
+        assert hidden(folder) == []
+        with pytest.raises(ProcessLookupError):
+            os.kill(scorer, 0)
+    (folder / "go").touch()
+    run("sweep", *sweep)
+    assert hidden(folder) == []
