@@ -1,7 +1,7 @@
 """Task arithmetic over model checkpoints, written as expressions."""
 
 from taskalg.algebra.kinds import Kind
-from taskalg.api import analogy, checkpoint, compile, lerp, mean, ramp, task
+from taskalg.api import analogy, checkpoint, compile, cos, dot, lerp, mean, norm, ramp, task
 from taskalg.errors import (
     CheckpointError,
     ExpressionError,
@@ -24,6 +24,7 @@ from taskalg.selection import exclude
 from taskalg.sweeping.sweep import sweep
 from taskalg.sweeping.values import Point, Sweep
 from taskalg.version import __version__
+from taskalg.workbench.extension import load_ipython_extension
 
 __all__ = [
     "CheckpointError",
@@ -47,10 +48,14 @@ __all__ = [
     "analogy",
     "checkpoint",
     "compile",
+    "cos",
+    "dot",
     "exclude",
     "from_pretrained",
     "lerp",
+    "load_ipython_extension",
     "mean",
+    "norm",
     "ramp",
     "rerun",
     "sweep",

@@ -171,6 +171,24 @@ def analogy(a: Recipe, b: Recipe, c: Recipe) -> Recipe:
     return _call("analogy", a, b, c)
 
 
+def norm(x: Recipe) -> Recipe:
+    """Return the Euclidean norm of a recipe: a scalar that is measured when a number is needed.
+
+    That is when something it stands in is evaluated, or in `float(norm(x))`.
+    """
+    return _call("norm", x)
+
+
+def dot(x: Recipe, y: Recipe) -> Recipe:
+    """Return the inner product of two recipes, a scalar that is measured like `norm`."""
+    return _call("dot", x, y)
+
+
+def cos(x: Recipe, y: Recipe) -> Recipe:
+    """Return the cosine of the angle between two recipes, a scalar that is measured like `norm`."""
+    return _call("cos", x, y)
+
+
 def ramp(*values: Number) -> Recipe:
     """Return a scalar that goes with depth from the first value to the last."""
     return _call("ramp", *values)

@@ -114,7 +114,7 @@ def _names(recipe: Expression) -> dict[str, Named]:
         name: value for name, value in values.items() if isinstance(value, Coefficient)
     }
     everything = (recipe.value, recipe.base, *values.values())
-    for reference in references(one for one in everything if isinstance(one, WeightedSum)):
+    for reference in references(one for one in everything if one is not None):
         if reference.name is not None:
             found.setdefault(reference.name, reference)
     return found

@@ -16,7 +16,7 @@ def coefficients_json(plan: Plan, names: Sequence[str]) -> Any:
         plan: the plan.
         names: what to call its operands.
     """
-    parts = [part for _, part in plan.total.terms]
+    parts = [part.given(plan.measured) for _, part in plan.total.terms]
     if not any(part.varies for part in parts):
         return _row(names, [part.number for part in parts])
     members = members_by_class(plan)

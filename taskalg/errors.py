@@ -98,6 +98,10 @@ class UnknownNameError(ExpressionError):
     """A name is used that nothing binds."""
 
 
+class DivisionError(ExpressionError):
+    """Something is divided by a scalar that is zero."""
+
+
 class UsageError(TaskalgError):
     """The arguments, not the expression, are at fault."""
 

@@ -68,6 +68,7 @@ class Expression(Arithmetic):
         self.numeric = numeric  # where its scalars are symbols: the same with their numbers
         self._resolved: Resolved | None = None
         self._aligned: Resolved | None = None
+        self._scalar: tuple[Resolved, Coefficient] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -106,9 +107,24 @@ class Expression(Arithmetic):
         if isinstance(self.value, Coefficient):
             raise self._at(KindError("a scalar is not a checkpoint", note=_NOTHING_TO_WRITE))
         if self._resolved is None:
-            base = self.base if isinstance(self.base, WeightedSum) else None
-            self._resolved = Resolver(self.open, base).resolve(self.value)
+            self._resolved = self._resolver().resolve(self.value)
         return self._resolved
+
+    def resolved_scalar(self) -> tuple[Resolved, Coefficient]:
+        """Return a scalar in names, and zero times what is measured in it. Opens headers of that.
+
+        Raises:
+            KindError: it is a checkpoint value.
+            CheckpointError: a file cannot be opened.
+        """
+        if not isinstance(self.value, Coefficient):
+            raise self._at(KindError("a checkpoint value is no number", help="write norm(…) of it"))
+        if self._scalar is None:
+            self._scalar = self._resolver().resolve_scalar(self.value)
+        return self._scalar
+
+    def _resolver(self) -> Resolver:
+        return Resolver(self.open, self.base if isinstance(self.base, WeightedSum) else None)
 
     @property
     def aligned(self) -> Resolved:
@@ -124,7 +140,7 @@ class Expression(Arithmetic):
 
     def __str__(self) -> str:
         if isinstance(self.value, Coefficient):
-            return str(self.value)
+            return str(self.resolved_scalar()[1])
         return str(self.resolved)
 
     def __repr__(self) -> str:
@@ -164,8 +180,7 @@ class Expression(Arithmetic):
             return where_not_zero(self._less(other))
         if not all(scalars):
             return "one is a scalar, the other is not"
-        rest = (self - other).value
-        assert isinstance(rest, Coefficient)
+        _, rest = (self - other).resolved_scalar()
         return None if find_nonzero([rest]) is None else f"the scalars are {self} and {other}"
 
     def _less(self, other: "Expression") -> Resolved:

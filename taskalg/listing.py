@@ -9,7 +9,7 @@ from taskalg.algebra.operators import OPERATORS
 from taskalg.checkpoints.base import Checkpoint, TensorSpec
 from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.coefficients import fraction_text
-from taskalg.errors import printable
+from taskalg.errors import listed, printable
 from taskalg.explain import SCHEMA, plan_json
 from taskalg.recipe import Recipe
 from taskalg.repeating.verify import Verification
@@ -50,6 +50,9 @@ def receipt(report: Report) -> str:
         f"peak {bytes_text(report.peak_memory)}",
     ]
     lines = [f"wrote {printable(str(report.out))}  {written}"]
+    if plan.measured:
+        values = [f"{printable(name)} = {float(v):.6g}" for name, v in plan.measured.items()]
+        lines.append(f"measured {listed(values)}")
     lines.append(" · ".join([*costs, ", ".join(seen)]))
     return "\n".join([*lines, *(f"note: {note}" for note in report.notes)])
 
@@ -62,6 +65,7 @@ def report_json(report: Report) -> dict[str, Any]:
         **plan_json(report.plan),
         "tensors": len(report.plan.tensors),
         "shards": report.shards,
+        "measured": {name: float(value) for name, value in report.plan.measured.items()},
         "bytes_read": report.bytes_read,
         "bytes_copied": report.bytes_copied,
         "bytes_written": report.bytes_written,

@@ -5,7 +5,10 @@ from dataclasses import replace
 from taskalg.dtypes import floating_dtype
 from taskalg.errors import KindError, UsageError
 from taskalg.expression import Expression
-from taskalg.planning.plan import Choices, Plan, make_plan
+from taskalg.planning.plan import Choices, Plan
+from taskalg.planning.planner import make_plan
+from taskalg.planning.resolve import Resolved
+from taskalg.planning.rounds import rounds
 
 
 class Planned(Expression):
@@ -45,12 +48,23 @@ class Planned(Expression):
         if choices.donor is None and self.numeric is not None:
             donor = self.resolved.terms[self.donor_index()][0].called
             choices = replace(choices, donor=donor)
-        undeclared = [operand for operand, _ in self.resolved.terms if operand.checkpoint is None]
-        if undeclared:
-            name, option = undeclared[0].name, "--task" if undeclared[0].is_task else "--model"
-            binding = "--base PATH" if name == "base" else f"{option} {name}=PATH"
-            raise UsageError(f"{name} was declared without a file", help=f"give it one: {binding}")
+        check_declared(self.resolved)
         try:
-            return make_plan(self.resolved, choices, self.items)
+            plan = make_plan(self.resolved, choices, self.items)
+            rounds(plan, self.items)  # refuses now what cannot be measured
+            return plan
         except KindError as error:
             raise self._at(error) from None
+
+
+def check_declared(total: Resolved) -> None:
+    """Refuse checkpoints that were declared without a file.
+
+    Raises:
+        UsageError: one was.
+    """
+    undeclared = [operand for operand, _ in total.terms if operand.checkpoint is None]
+    if undeclared:
+        name, option = undeclared[0].name, "--task" if undeclared[0].is_task else "--model"
+        binding = "--base PATH" if name == "base" else f"{option} {name}=PATH"
+        raise UsageError(f"{name} was declared without a file", help=f"give it one: {binding}")

@@ -13,6 +13,7 @@ from taskalg.dtypes import floating_dtype
 from taskalg.engines.registry import check_engine
 from taskalg.errors import KindError, UsageError
 from taskalg.explain import Explanation
+from taskalg.measuring.numbers import measured
 from taskalg.memory.recipes import InMemory
 from taskalg.running.execute import engine_for, execute
 from taskalg.running.provenance import Record
@@ -144,8 +145,9 @@ class Recipe(InMemory):
             progress=progress,
         )
         record = Record(self.written, hashed=hash)
-        chosen = engine_for(plan, engine)
-        return execute(plan, chosen, Path(out).expanduser(), settings, record=record)
+        chosen, place = engine_for(plan, engine), Path(out).expanduser()
+        plan = measured(plan, settings, place)
+        return execute(plan, chosen, place, settings, record=record)
 
     def save_adapter(
         self,

@@ -24,6 +24,7 @@ from taskalg.checkpoints.index import read_json
 from taskalg.engines.registry import get_engine
 from taskalg.errors import KindError, UsageError, quoted
 from taskalg.machine import peak_memory
+from taskalg.measuring.numbers import measured
 from taskalg.output.card import adapter_card
 from taskalg.output.destination import is_file_output
 from taskalg.output.layout import lay_out
@@ -75,6 +76,7 @@ def export(
     """
     check_form(plan, form, out)
     start = time.perf_counter()
+    plan = measured(plan, settings)
     inputs = fetched_inputs(plan, settings)
     model = _model_config(inputs)
     loaded = get_engine(engine)

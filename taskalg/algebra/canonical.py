@@ -5,12 +5,13 @@ It is kept per checkpoint: 1.1 of base's file, -0.4 of toxic's. It is printed pe
 is an expression that means the same.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.monomial import join_terms, term_texts
-from taskalg.algebra.weighted_sum import WeightedSum
+from taskalg.algebra.weighted_sum import Measured, WeightedSum
 
 
 class Named(Protocol):
@@ -40,6 +41,8 @@ class Canonical(Generic[Leaf]):
     bases: dict[Leaf, WeightedSum[Leaf]]  # what a name that is a task vector stands without
     # What has yet to be subtracted from tensors that a task vector's file stores whole.
     against: dict[Leaf, WeightedSum[Leaf]] = field(default_factory=dict)
+    # What symbols in all of these are the numbers of, by their names: the measured scalars.
+    measured: dict[str, Measured[Leaf]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         printed = dict(self.terms)
@@ -49,6 +52,22 @@ class Canonical(Generic[Leaf]):
         ordered = sorted(printed, key=lambda leaf: sort_key(leaf.name, leaf.path))
         texts = [t for leaf in ordered for t in term_texts(printed[leaf].parts, label(leaf))]
         return join_terms(texts)
+
+    def over(self, new: Callable[[Leaf], Leaf]) -> "Canonical[Leaf]":
+        """Put others in the place of what can be a term, wherever it is mentioned."""
+
+        def total(one: WeightedSum[Leaf]) -> WeightedSum[Leaf]:
+            return WeightedSum({new(leaf): part for leaf, part in one.terms.items()})
+
+        return Canonical(
+            tuple((new(leaf), part) for leaf, part in self.terms),
+            {new(leaf): total(base) for leaf, base in self.bases.items()},
+            {new(leaf): total(base) for leaf, base in self.against.items()},
+            {
+                name: replace(one, arguments=tuple(map(total, one.arguments)))
+                for name, one in self.measured.items()
+            },
+        )
 
     def _outermost_first(self) -> list[Leaf]:
         """Order tasks so that one taken against another comes before it."""

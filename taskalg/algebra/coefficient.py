@@ -6,14 +6,14 @@ is a plain number in the common case. Rejected: a tree of operations kept until 
 which would have to be simplified before two of them could be compared.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from fractions import Fraction
 from math import prod
 
 from taskalg.algebra.monomial import ONE, Monomial, Parts, Symbol, in_order, join_terms, term_texts
 from taskalg.algebra.rationals import check_size
 from taskalg.algebra.selectors import Place, Ramp, Selector
-from taskalg.errors import ExpressionError
+from taskalg.errors import DivisionError, ExpressionError
 
 MAX_MONOMIALS = 1000  # products of selectors, ramps and symbols in one coefficient
 _MAX_PRODUCTS = 100_000  # multiplied out at once; about 0.2 s
@@ -47,9 +47,9 @@ class Coefficient:
         return made
 
     @classmethod
-    def symbol(cls, name: str) -> "Coefficient":
-        """Make the scalar that is known only later, by its name."""
-        return _alone(Symbol(name))
+    def symbol(cls, name: str, measured: Hashable = None) -> "Coefficient":
+        """Make the scalar that is known only later, by its name and what is measured to get it."""
+        return _alone(Symbol(name, measured=measured))
 
     @property
     def parts(self) -> Parts:
@@ -152,12 +152,13 @@ class Coefficient:
         Numbers and single symbols are taken out of a divisor, so that 1/(2*s) is 0.5*(1/s).
 
         Raises:
-            ExpressionError: it is zero, or depends on the tensor.
+            DivisionError: it is zero.
+            ExpressionError: it depends on the tensor.
         """
         if self.varies:
             raise ExpressionError("a divisor must not depend on the tensor")
         if not self._parts:
-            raise ExpressionError("division by zero")
+            raise DivisionError("division by zero")
         monomial, number = in_order(self._parts)[0]
         outside = Coefficient(1 / number)
         if len(self._parts) > 1:
@@ -168,7 +169,15 @@ class Coefficient:
         """Put numbers, or other coefficients, in the place of symbols; those without a value stay.
 
         Raises:
-            ExpressionError: something is divided by zero.
+            DivisionError: something is divided by zero.
+        """
+        return self.replaced(lambda symbol: values.get(symbol.name))
+
+    def replaced(self, new: Callable[[Symbol], "Number | None"]) -> "Coefficient":
+        """Put what a function returns in the place of symbols, divisors' too; None leaves one.
+
+        Raises:
+            DivisionError: something is divided by zero.
         """
         parts: dict[Monomial, Fraction] = {}
         others = Coefficient()
@@ -176,7 +185,7 @@ class Coefficient:
             rest = Monomial(monomial.selectors, monomial.ramps) if monomial.varies else ONE
             left = []
             for symbol in monomial.symbols:
-                value = _valued(symbol, values)
+                value = _valued(symbol, new)
                 if isinstance(value, Coefficient):
                     left.append(value)
                 else:
@@ -246,11 +255,12 @@ def _alone(symbol: Symbol) -> Coefficient:
 def _inverse(divisor: Coefficient) -> Coefficient:
     text = str(divisor)
     single = len(divisor.parts) == 1 and not text.startswith("1/")
-    return _alone(Symbol(f"1/{text}" if single else f"1/({text})", divisor.parts))
+    name = f"1/{text}" if single else f"1/({text})"
+    return _alone(Symbol(name, frozenset(divisor.parts.items())))
 
 
 def _divisor(reciprocal: Symbol) -> Coefficient:
-    return Coefficient.of(reciprocal.divisor or {})
+    return Coefficient.of(dict(reciprocal.divisor or ()))
 
 
 def _depth(reciprocal: Symbol) -> tuple[int, str]:
@@ -258,13 +268,14 @@ def _depth(reciprocal: Symbol) -> tuple[int, str]:
     return len(reciprocal.name), reciprocal.name
 
 
-def _valued(symbol: Symbol, values: Mapping[str, Number]) -> Number:
+def _valued(symbol: Symbol, new: Callable[[Symbol], Number | None]) -> Number:
     if symbol.divisor is None:
-        return values[symbol.name] if symbol.name in values else _alone(symbol)
+        value = new(symbol)
+        return _alone(symbol) if value is None else value
     divisor = _divisor(symbol)
-    found = divisor.given(values)
+    found = divisor.replaced(new)
     if not found:
-        raise ExpressionError("division by zero", note=f"{divisor} is 0")
+        raise DivisionError("division by zero", note=f"{divisor} is 0")
     return found.reciprocal().number
 
 
@@ -278,5 +289,5 @@ def _slope(symbol: Symbol, name: str) -> Coefficient:
 def _too_many() -> ExpressionError:
     return ExpressionError(
         "a coefficient depends on the tensor in too many ways",
-        note=f"the limit is {MAX_MONOMIALS:,} products of selectors, ramps and free scalars",
+        note=f"the limit is {MAX_MONOMIALS:,} products of selectors, ramps and symbols",
     )

@@ -5,8 +5,8 @@ of its own: a plan is made once, and new values are put into a few small polynom
 depends on symbols has no polynomial, so its reciprocal is a symbol too, called what it is written.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 from taskalg.algebra.rationals import decimal_text
@@ -18,10 +18,19 @@ MAX_SYMBOLS = 200  # in one product; sorted anew for each factor
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A scalar that is known only later, or one divided by a sum of such."""
+    """A scalar that is known only later, or one divided by a sum of such.
+
+    Names alone do not tell two apart: `norm(a)` may be of two files that are both called `a`.
+    """
 
     name: str  # what it is called; a reciprocal's is its text: "1/strength", "1/(a + b)"
-    divisor: "Parts | None" = field(default=None, compare=False)  # what one is divided by
+    divisor: "frozenset[tuple[Monomial, Fraction]] | None" = None  # what one is divided by
+    measured: Hashable = None  # a `Measured`, of which it is the number, until that is resolved
+
+    @property
+    def order(self) -> tuple[str, int]:
+        """What products sort it by."""
+        return self.name, hash(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,7 @@ class Monomial:
 
     def __mul__(self, other: "Monomial") -> "Monomial":
         ramps = sorted(self.ramps + other.ramps, key=lambda ramp: ramp.values)
-        symbols = sorted(self.symbols + other.symbols, key=lambda symbol: symbol.name)
+        symbols = sorted(self.symbols + other.symbols, key=lambda symbol: symbol.order)
         if len(symbols) > MAX_SYMBOLS:
             raise ExpressionError(
                 "too many scalars that have no value yet are multiplied",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from taskalg.algebra.coefficient import Coefficient, ramped
+from taskalg.algebra.measured import measure
 from taskalg.algebra.selectors import Ramp
 from taskalg.algebra.weighted_sum import Value, WeightedSum
 from taskalg.errors import ExpressionError, KindError
@@ -132,6 +133,18 @@ def _unit(index: int, count: int) -> Ramp:
     return Ramp(tuple(Fraction(place == index) for place in range(count)))
 
 
+def _norm(values: Sequence[Value]) -> Value:
+    return measure("norm", values)
+
+
+def _dot(values: Sequence[Value]) -> Value:
+    return measure("dot", values)
+
+
+def _cos(values: Sequence[Value]) -> Value:
+    return measure("cos", values)
+
+
 OPERATORS = (
     Operator("+", "a + b", "Adds two scalars or two checkpoint values.", "base + toxic"),
     Operator("-", "a - b, -a", "Subtracts, or changes the sign.", "base - 0.4*toxic"),
@@ -176,6 +189,31 @@ OPERATORS = (
         ("a", "b"),
         variadic=True,
         rule=_ramp,
+    ),
+    Operator(
+        "norm",
+        "norm(x)",
+        "A measured scalar: the length of x, sqrt(dot(x, x)).",
+        "base + toxic/norm(toxic)*norm(b - a)",
+        ("x",),
+        rule=_norm,
+    ),
+    Operator(
+        "dot",
+        "dot(x, y)",
+        "A measured scalar: the inner product, x*y summed over all elements of floating tensors. "
+        "x - dot(x, y)/dot(y, y)*y is the part of x that is orthogonal to y.",
+        "base + toxic - dot(toxic, b - a)/dot(b - a, b - a)*(b - a)",
+        ("x", "y"),
+        rule=_dot,
+    ),
+    Operator(
+        "cos",
+        "cos(x, y)",
+        "A measured scalar: the cosine of the angle between them, dot(x, y)/(norm(x)*norm(y)).",
+        "base + (1 - cos(toxic, b - a))*toxic",
+        ("x", "y"),
+        rule=_cos,
     ),
     Operator(
         "checkpoint",

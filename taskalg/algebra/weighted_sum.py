@@ -1,13 +1,14 @@
-"""Weighted sums: exact coefficients by checkpoint.
+"""Weighted sums: exact coefficients by checkpoint, and the scalars that are measured of them.
 
 The one value besides the scalar. Every linear expression is one of these, whatever its brackets.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, TypeVar
 
 from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.monomial import Symbol
 from taskalg.errors import Span
 
 Sort = Literal["checkpoint", "task"]
@@ -68,6 +69,16 @@ class WeightedSum(Generic[Leaf]):
     def __bool__(self) -> bool:
         return any(self._terms.values())
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether both are written out the same; what cancelled does not count."""
+        return isinstance(other, WeightedSum) and self._left() == other._left()
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._left().items()))
+
+    def _left(self) -> dict[Leaf, Coefficient]:
+        return {leaf: part for leaf, part in self._terms.items() if part}
+
     def __repr__(self) -> str:
         return f"WeightedSum({self._terms})"
 
@@ -76,37 +87,86 @@ Sum = WeightedSum[Reference]
 Value = Coefficient | Sum
 
 
-def references(sums: Iterable[Sum]) -> Iterator[Reference]:
-    """Yield every reference of some sums, and those of their tasks' bases, once each."""
+@dataclass(frozen=True)
+class Measured(Generic[Leaf]):
+    """What a symbol is the number of: a function of data. Equal when written out the same."""
+
+    function: str  # "norm", "dot" or "cos"
+    arguments: tuple[WeightedSum[Leaf], ...]
+    depth: int = field(default=1, compare=False)  # 1 when there is none in its arguments
+
+
+def measured_in(coefficients: Iterable[Coefficient]) -> Iterator[Measured[Reference]]:
+    """Yield what is measured for some coefficients, once each; not what is inside of it."""
+    seen: set[Symbol] = set()
+    for coefficient in coefficients:
+        for symbol in coefficient.symbols():
+            if isinstance(symbol.measured, Measured) and symbol not in seen:
+                seen.add(symbol)
+                yield symbol.measured
+
+
+def references(values: Iterable[Value]) -> Iterator[Reference]:
+    """Yield every reference of some values, those of bases and of measured sums too, once each."""
     seen: set[Reference] = set()
-    waiting = list(sums)
+    measured: set[Measured[Reference]] = set()
+    waiting = list(values)
     while waiting:
-        new = [reference for reference in waiting.pop().terms if reference not in seen]
+        value = waiting.pop()
+        terms = value.terms if isinstance(value, WeightedSum) else {}
+        new = [reference for reference in terms if reference not in seen]
         seen.update(new)
         waiting += [reference.base for reference in new if reference.base is not None]
+        parts = [value] if isinstance(value, Coefficient) else terms.values()
+        for one in measured_in(parts):
+            if one not in measured:
+                measured.add(one)
+                waiting += one.arguments
         yield from new
 
 
 def substituted(
     values: Iterable[Value | None], new: Callable[[Reference], Reference]
 ) -> list[Value | None]:
-    """Put references in the place of others, in tasks' bases too.
+    """Put references in the place of others, in tasks' bases and in what is measured too.
 
     Args:
         values: in which one reference is replaced by one other, however often it is mentioned.
         new: returns what stands in the place of a reference; itself if it stays.
     """
-    done: dict[Reference, Reference] = {}
+    run = _Substitution(new)
+    return [
+        run.whole(value) if isinstance(value, WeightedSum) else value and run.scalar(value)
+        for value in values
+    ]
 
-    def other(reference: Reference) -> Reference:
-        if reference not in done:
-            changed = new(reference)
-            base = None if reference.base is None else whole(reference.base)
-            done[reference] = changed if base is reference.base else replace(changed, base=base)
-        return done[reference]
 
-    def whole(total: Sum) -> Sum:
-        terms = {other(reference): part for reference, part in total.terms.items()}
-        return total if terms.keys() == total.terms.keys() else WeightedSum(terms)
+class _Substitution:
+    """Puts references in the place of others, each once."""
 
-    return [whole(value) if isinstance(value, WeightedSum) else value for value in values]
+    def __init__(self, new: Callable[[Reference], Reference]) -> None:
+        self._new = new
+        self._done: dict[Reference, Reference] = {}
+
+    def whole(self, total: Sum) -> Sum:
+        terms = {self._other(leaf): self.scalar(part) for leaf, part in total.terms.items()}
+        return total if terms == total.terms else WeightedSum(terms)
+
+    def scalar(self, part: Coefficient) -> Coefficient:
+        return part.replaced(self._symbol) if any(measured_in([part])) else part
+
+    def _other(self, reference: Reference) -> Reference:
+        if reference not in self._done:
+            changed = self._new(reference)
+            base = None if reference.base is None else self.whole(reference.base)
+            if base is not reference.base:
+                changed = replace(changed, base=base)
+            self._done[reference] = changed
+        return self._done[reference]
+
+    def _symbol(self, symbol: Symbol) -> Coefficient | None:
+        one = symbol.measured
+        if not isinstance(one, Measured):
+            return None
+        arguments = tuple(self.whole(argument) for argument in one.arguments)
+        return Coefficient.symbol(symbol.name, replace(one, arguments=arguments))

@@ -12,7 +12,6 @@ so that no order shows. A tensor with an element that is not finite, or with a p
 large, has products that are NaN.
 """
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -127,9 +126,9 @@ class _Measuring:
             if takes_part(combination)
         }
         shape = (len(self._steps), len(symbols), len(symbols))
-        self._grams, self._counts = np.zeros(shape), np.zeros((2, *shape) * signs, np.int64)
+        self._grams, self._counts = np.zeros(shape), np.zeros((2 * signs, *shape), np.int64)
         self._index = {step.name: index for index, step in enumerate(self._steps)}
-        self._tensors = [Tensor(math.prod(step.shape)) for step in self._steps]
+        self._tensors = [Tensor(step.nbytes // F64.itemsize) for step in self._steps]
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -221,7 +220,7 @@ class _Measuring:
             return
         where = np.ix_(program.symbols, program.symbols)
         self._grams[index][where] = done[0]
-        for found, count in zip(self._counts, done[1], strict=True):
+        for found, count in zip(self._counts, done[1], strict=self._signs):
             found[index][where] = np.triu(count) + np.triu(count, 1).T
 
 

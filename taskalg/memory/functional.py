@@ -20,12 +20,14 @@ from taskalg.dtypes import F32
 from taskalg.engines.gpu.device import within_memory
 from taskalg.errors import Source, UsageError, listed, quoted
 from taskalg.expression import Expression, Written
+from taskalg.measuring.numbers import measured
 from taskalg.memory.learnable import Learnable, Scalar, Values
 from taskalg.memory.merged import Merged
 from taskalg.memory.tensors import engine_on, usable_device
 from taskalg.planning.donor import opened
 from taskalg.planning.plan import Plan
 from taskalg.recipe_text import recipe_text
+from taskalg.running.stream import Settings
 
 Made = TypeVar("Made", bound=Expression)
 
@@ -67,6 +69,7 @@ def functional(
             )
     where = torch.empty(0, device=usable_device(device or _home(plan))).device  # with its index
     able = engine_on(where, engine)
+    plan = measured(plan, Settings(threads))
     merged = Merged(plan, able, where, per_tensor=names, threads=threads)
     return Functional(recipe, merged, names)
 

@@ -19,6 +19,7 @@ from taskalg.binding import bound, freed, new_scalars
 from taskalg.engines.base import Engine
 from taskalg.engines.gpu.device import within_memory
 from taskalg.errors import ExpressionError, OverflowingError, UsageError, listed, quoted
+from taskalg.measuring.numbers import measured
 from taskalg.memory.held import Held
 from taskalg.memory.targets import Targets, find_targets
 from taskalg.memory.tensors import empty, engine_on, usable_device
@@ -69,6 +70,7 @@ def live(
         where = _device_of(targets, device)
         plan = freed(recipe).planned(replace(plan.choices, outputs=targets.dtypes))
     able = engine_on(where, engine)
+    plan = measured(plan, settings)
     held = Held(plan, targets, able, device=where, away=operands == "cpu", threads=settings.threads)
     return Live(recipe, held, able, fail_on_overflow=settings.fail_on_overflow)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from taskalg.binding import freed
 from taskalg.engines.registry import check_engine
 from taskalg.errors import UsageError
+from taskalg.measuring.numbers import measured, scalar
 from taskalg.planned import Planned
 from taskalg.running.stream import Settings
 
@@ -25,6 +26,15 @@ class InMemory(Planned):
     """An expression that can be evaluated in memory."""
 
     __hash__ = None  # == is deep, and may read headers
+
+    def __float__(self) -> float:
+        """Return the number of a scalar, rounded once; what is measured in it is measured now.
+
+        Raises:
+            KindError: it is a checkpoint value.
+            TaskalgError: it depends on the tensor, or cannot be measured.
+        """
+        return float(scalar(self, Settings()))
 
     def tensors(
         self,
@@ -72,6 +82,7 @@ class InMemory(Planned):
             only_shared=only_shared,
             rows=rows,
         )
+        plan = measured(plan, settings)
         evaluated = resident_tensors if is_resident(plan, engine, place) else tensors
         return evaluated(plan, engine, place, settings)
 
@@ -157,6 +168,7 @@ class InMemory(Planned):
         )
         targets = find_targets(model, plan)
         plan = self.planned(replace(plan.choices, outputs=targets.dtypes))  # rounded once
+        plan = measured(plan, settings)
         places = targets.devices
         there = len(places) == 1 and is_resident(plan, engine, *places)
         (resident_load if there else load)(plan, targets, engine, settings)

@@ -7,6 +7,7 @@ it cannot leave.
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from taskalg import files
@@ -18,6 +19,7 @@ from taskalg.output.sidefiles import CONFIG_NAME, SideFile
 CARD_NAME = "README.md"
 _LARGEST_CARD = 1_000_000  # bytes of an input's card
 _LONGEST = 4_000  # characters of a text that the card shows
+_SHOWN = 24  # characters of a coefficient that the card shows; one that is measured has many
 _STATEMENT = re.compile(rf"license:[ \t]*([\"']?)({LICENSE.pattern})\1[ \t]*")
 _VAGUE = ("other", "unknown")  # licenses that say nothing by themselves
 _LIBRARIES = (
@@ -140,6 +142,9 @@ def _texts(manifest: Manifest) -> list[str]:
     if manifest.set:
         values = "\n".join(f"{name} = {value}" for name, value in manifest.set.items())
         blocks += ["With these scalars:", _block(values)]
+    if manifest.measured:
+        values = "\n".join(f"{name} = {value}" for name, value in manifest.measured.items())
+        blocks += ["With these measured, in the names of the whole files:", _block(values)]
     return blocks
 
 
@@ -156,6 +161,8 @@ def _coefficient(manifest: Manifest, one: Input) -> str:
     if not isinstance(manifest.coefficients, dict):
         return "varies with the tensor"
     text = str(manifest.coefficients.get(one.name, "0"))
+    if manifest.measured and len(text) > _SHOWN:
+        return f"about {float(Fraction(text)):.6g}"
     return _code(text.removesuffix("/1"))
 
 

@@ -9,7 +9,8 @@ no file name leads out of the folder, and nothing it names is opened on its word
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ class Manifest:
     decisions: Decisions
     tensors: int  # of the output
     outputs: tuple[StoredFile, ...]
+    # The numbers of what `files` measures, to the bit.
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -146,6 +149,7 @@ def _manifest(found: "_Object") -> Manifest:
         set={name: scalars.text(name) for name in scalars.found},
         simplified=found.text("simplified"),
         files=found.text("files"),
+        measured=found.numbers("measured"),
         coefficients=found.found.get("coefficients"),
         cancelled=tuple(found.texts("cancelled")),
         inputs=inputs,
@@ -230,6 +234,15 @@ class _Object:
         if isinstance(value, bool) or not 0 <= value <= _LARGEST:
             raise self.broken(f"{key} of {self._called} is not a count")
         return int(value)
+
+    def numbers(self, key: str) -> dict[str, float]:
+        """Return numbers by name; older versions of the package measured nothing."""
+        if key not in self.found:
+            return {}
+        values = self.object(key).found
+        if not all(isinstance(value, float) and isfinite(value) for value in values.values()):
+            raise self.broken(f"{key} of {self._called} is not a list of numbers")
+        return values
 
     def texts(self, key: str) -> list[str]:
         values = self._typed(key, list, "a list")

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from taskalg.algebra.canonical import Canonical
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.selectors import places
-from taskalg.algebra.weighted_sum import WeightedSum
 from taskalg.checkpoints.base import Checkpoint, TensorSpec, parts_of
 from taskalg.checkpoints.orientation import turned
 from taskalg.errors import UsageError, quoted
@@ -90,7 +88,8 @@ def align(total: Resolved, donor: int) -> Aligned:
             if checkpoint is not operand.checkpoint:
                 done[operand] = replace(operand, checkpoint=checkpoint)
         alignments.append(alignment)
-    return Aligned(_with(total, done), donor, tuple(alignments))
+    renamed = total.over(lambda operand: done.get(operand, operand)) if done else total
+    return Aligned(renamed, donor, tuple(alignments))
 
 
 def strip_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
@@ -230,24 +229,3 @@ def _tied(checkpoint: Checkpoint, ties: Ties) -> Checkpoint:
     for name, partner in ties.lent.items():
         tensors[name] = replace(checkpoint.tensors[partner], name=name)
     return replace(checkpoint, tensors=tensors)
-
-
-def _with(total: Resolved, done: Mapping[Operand, Operand]) -> Resolved:
-    """Put operands in the place of others, wherever a sum mentions them."""
-
-    def new(operand: Operand) -> Operand:
-        return done.get(operand, operand)
-
-    def against(bases: Mapping[Operand, Sum]) -> dict[Operand, Sum]:
-        return {
-            new(task): WeightedSum({new(operand): part for operand, part in base.terms.items()})
-            for task, base in bases.items()
-        }
-
-    if not done:
-        return total
-    terms = tuple((new(operand), part) for operand, part in total.terms)
-    return Canonical(terms, against(total.bases), against(total.against))
-
-
-Sum = WeightedSum[Operand]

@@ -7,8 +7,9 @@ not zero. Integer and boolean tensors are the donor's, so the others may lack th
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.algebra.selectors import Glob, Item, Place, layer_of, places
 from taskalg.algebra.table import Table, tabulate
 from taskalg.checkpoints.base import TensorSpec
@@ -36,6 +37,14 @@ class Fit:
     rows: Mapping[str, int]  # rows that all have, of tensors whose numbers of rows differ
     unshared: tuple[str, ...]  # the donor's, not in every term: copied unchanged
     dropped: tuple[str, ...]  # not the donor's: left out
+
+    def given(self, values: Mapping[str, Number]) -> "Fit":
+        """Put numbers in the place of symbols in the coefficients."""
+        classes = tuple(
+            tuple(Coefficient(number).given(values).number for number in row)
+            for row in self.table.classes
+        )
+        return replace(self, table=replace(self.table, classes=classes))
 
 
 def fit(aligned: Aligned, *, only_shared: bool = False, rows: str = "all") -> Fit:

@@ -5,15 +5,17 @@ two names of one file become one term, a task's base is subtracted, unless the f
 a task vector, and the sum gets its canonical order. No data is read.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from taskalg.algebra.canonical import Canonical, sort_key
 from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.measured import ordered
 from taskalg.algebra.proof import find_nonzero
-from taskalg.algebra.weighted_sum import Reference, Sum, WeightedSum
+from taskalg.algebra.weighted_sum import Measured, Reference, Sum, WeightedSum, measured_in
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.errors import KindError, TaskalgError, UnknownNameError, UsageError, quoted
+from taskalg.planning.naming import ByKey, Naming
 
 Open = Callable[[Reference], Checkpoint | None]  # None for a name declared without a file
 
@@ -51,6 +53,7 @@ class Resolver:
         self._opened: dict[Reference, Checkpoint | None] = {}
         self._resolving: set[Reference] = set()
         self._mentions: dict[object, list[Reference]] = {}  # by what they turn out to be
+        self._arguments: dict[Measured[Reference], tuple[ByKey, ...]] = {}  # of what is measured
 
     def resolve(self, total: Sum) -> Resolved:
         """Resolve a sum and everything its tasks are taken against.
@@ -61,21 +64,28 @@ class Resolver:
             UnknownNameError: a task has no base.
             UsageError: two files have one name.
         """
-        by_key = self._by_key(total)
-        bases = {key: self._by_key(base) for key, base in self._bases().items()}
+        return self._resolved(self._by_key(total), Coefficient())[0]
+
+    def resolve_scalar(self, scalar: Coefficient) -> tuple[Resolved, Coefficient]:
+        """Resolve what is measured in a scalar: a sum of zero times it, and the scalar in names.
+
+        Raises:
+            TaskalgError: as `resolve` does.
+        """
+        return self._resolved(WeightedSum.adding(self._measured(scalar)), scalar)
+
+    def _resolved(self, by_key: ByKey, scalar: Coefficient) -> tuple[Resolved, Coefficient]:
+        by_base = {key: self._by_key(base) for key, base in self._bases().items()}
         operands = {key: _operand(key, mentions, self) for key, mentions in self._mentions.items()}
         _check_names(operands.values())
-        terms = {operands[key]: part for key, part in by_key.terms.items()}
-        ordered = sorted(terms.items(), key=lambda item: sort_key(item[0].name, item[0].path))
-        against = {
-            operands[key]: WeightedSum({operands[k]: c for k, c in base.terms.items()})
-            for key, base in bases.items()
-        }
-        return Canonical(
-            tuple(ordered),
-            {operand: base for operand, base in against.items() if operand.is_task},
-            {operand: base for operand, base in against.items() if _is_sparse(operand.checkpoint)},
-        )
+        tasks = {key: base for key, base in by_base.items() if operands[key].is_task}
+        naming = Naming(operands, tasks, self._arguments.__getitem__)
+        terms = ordered(naming.total(by_key)).terms
+        against = {operands[key]: naming.total(base) for key, base in by_base.items()}
+        named = naming.scalar(scalar)
+        bases = {operand: base for operand, base in against.items() if operand.is_task}
+        sparse = {o: base for o, base in against.items() if _is_sparse(o.checkpoint)}
+        return Canonical(terms, bases, sparse, naming.measured), named
 
     def opened(self, reference: Reference) -> Checkpoint | None:
         """Open a reference's header, once."""
@@ -99,9 +109,9 @@ class Resolver:
             )
         return base
 
-    def _by_key(self, total: Sum) -> WeightedSum[object]:
+    def _by_key(self, total: Sum) -> ByKey:
         """Replace references by what they are, and tasks by their difference."""
-        parts: list[WeightedSum[object]] = []
+        parts: list[ByKey] = []
         for reference, coefficient in total.terms.items():
             checkpoint = self.opened(reference)
             key = reference.name if checkpoint is None else checkpoint.identity
@@ -114,9 +124,17 @@ class Resolver:
                 parts.append(self._against(reference).scaled(-coefficient))
             elif self._has_base(reference, checkpoint):
                 parts.append(self._against(reference).scaled(Coefficient()))
+            parts += self._measured(coefficient)
         return WeightedSum.adding(parts)
 
-    def _against(self, reference: Reference) -> WeightedSum[object]:
+    def _measured(self, scalar: Coefficient) -> Iterator[ByKey]:
+        """Yield zero times everything that is measured in a scalar, which has to be opened too."""
+        for one in measured_in([scalar]):
+            if one not in self._arguments:
+                self._arguments[one] = tuple(map(self._by_key, one.arguments))
+            yield from (total.scaled(Coefficient()) for total in self._arguments[one])
+
+    def _against(self, reference: Reference) -> ByKey:
         if reference in self._resolving:
             raise KindError("a task vector is taken against itself", reference.span)
         self._resolving.add(reference)

@@ -12,7 +12,7 @@ from pathlib import Path
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.operators import BUILTINS
 from taskalg.algebra.simplify import simplify
-from taskalg.algebra.weighted_sum import Reference, WeightedSum
+from taskalg.algebra.weighted_sum import Reference, WeightedSum, references
 from taskalg.checkpoints.base import Opening
 from taskalg.compiler import checked_name
 from taskalg.errors import (
@@ -27,6 +27,7 @@ from taskalg.errors import (
 from taskalg.language.nodes import Recipe as Program
 from taskalg.language.parser import parse_expression
 from taskalg.language.recipe import link
+from taskalg.measuring.numbers import measured
 from taskalg.output.manifest import MANIFEST_NAME, Manifest, StoredFile, read_manifest
 from taskalg.planning.donor import opened
 from taskalg.planning.plan import Plan
@@ -69,6 +70,7 @@ def rerun(
     manifest = read_manifest(Path(out).expanduser())
     paths = given_paths(base, tasks, models)
     plan, record = recall(manifest, paths, allow_pickle=allow_pickle)
+    place = Path(new).expanduser()
     decisions = manifest.decisions
     settings = Settings(
         fail_on_overflow=decisions.on_overflow == "error",
@@ -76,7 +78,31 @@ def rerun(
         shard_size=decisions.shard_size,
         progress=progress,
     )
-    return execute(plan, "auto", Path(new).expanduser(), settings, record=record)
+    return execute(
+        measured_again(manifest, plan, settings, place), "auto", place, settings, record=record
+    )
+
+
+def measured_again(
+    manifest: Manifest, plan: Plan, settings: Settings, out: Path | None = None
+) -> Plan:
+    """Measure what a plan needs, and hold the numbers against a manifest's.
+
+    Raises:
+        VerificationError: a number is another.
+        TaskalgError: as `measured` says.
+    """
+    found = measured(plan, settings, out)
+    numbers = {name: float(value) for name, value in found.measured.items()}
+    known = dict(manifest.measured)
+    wrong = next((n for n in {**known, **numbers} if known.get(n) != numbers.get(n)), None)
+    if wrong is not None:
+        raise VerificationError(
+            f"{quoted(wrong)} is not what {MANIFEST_NAME} says",
+            note=f"it is {numbers.get(wrong)}, and was {known.get(wrong)}: "
+            "an input has changed, or the manifest",
+        )
+    return found
 
 
 def given_paths(
@@ -173,18 +199,18 @@ def _read(manifest: Manifest, paths: Mapping[str, str], opening: Opening) -> Rec
 
 def _whole_sum(manifest: Manifest, paths: Mapping[str, str]) -> Sum:
     """Read the sum of a manifest in the names of its inputs; all are in it, if only as zero."""
-    references: dict[str, Reference] = {}
+    mentions: dict[str, Reference] = {}
     for one in manifest.inputs:
         path = paths.get(one.name, f"hf://{one.origin}")
-        references[checked_name(one.name)] = Reference(
+        mentions[checked_name(one.name)] = Reference(
             path, "checkpoint", one.name, strip_prefix=one.strip_prefix
         )
-    plain = {name: _term(reference) for name, reference in references.items()}
+    plain = {name: _term(reference) for name, reference in mentions.items()}
     for one in manifest.inputs:
         if one.against is not None:
             base = _sum(one.against, plain)
-            references[one.name] = replace(references[one.name], sort="task", base=base)
-    terms = {name: _term(reference) for name, reference in references.items()}
+            mentions[one.name] = replace(mentions[one.name], sort="task", base=base)
+    terms = {name: _term(reference) for name, reference in mentions.items()}
     zeros = [term.scaled(Coefficient()) for term in terms.values()]
     return WeightedSum.adding([_sum(manifest.files, terms), *zeros])
 
@@ -198,8 +224,8 @@ def _sum(text: str, given: Mapping[str, Sum]) -> Sum:
     node = parse_expression(source)
     program = link(Program((), node, source), builtins=BUILTINS, given=given)
     value, _ = simplify(program, given)
-    known = {reference for term in given.values() for reference in term.terms}
-    if not isinstance(value, WeightedSum) or not set(value.terms) <= known:
+    known = set(references(given.values()))
+    if not isinstance(value, WeightedSum) or not known.issuperset(references([value])):
         raise UsageError("a sum of its inputs is more than that, or less")
     return value
 

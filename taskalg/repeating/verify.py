@@ -23,7 +23,7 @@ from taskalg.output.manifest import MANIFEST_NAME, Manifest, read_manifest
 from taskalg.planning.plan import Plan
 from taskalg.recipe import AnyPath
 from taskalg.repeating.compare import ComparingSink, Difference
-from taskalg.repeating.rerun import call_for, given_paths, missing, recall, where_is
+from taskalg.repeating.rerun import call_for, given_paths, measured_again, missing, recall, where_is
 from taskalg.running.blocks import Block, cut
 from taskalg.running.execute import fetched_inputs, output_layouts
 from taskalg.running.stream import Pass, Progress, Settings
@@ -203,6 +203,7 @@ def _by_inputs(
     problems = _check_layouts(folder, manifest, layouts)
     if problems:
         return _found(folder, manifest, "inputs", tuple(problems))
+    plan = measured_again(manifest, plan, settings)
     sink = ComparingSink(folder, layouts)
     try:
         with Pass(plan, get_engine("auto"), fetched_inputs(plan, settings), settings) as run:

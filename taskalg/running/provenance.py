@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from taskalg import files
-from taskalg.algebra.canonical import Canonical, sort_key
+from taskalg.algebra.canonical import sort_key
 from taskalg.algebra.kinds import Kind
+from taskalg.algebra.measured import ordered
 from taskalg.algebra.weighted_sum import WeightedSum
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.coefficients import coefficients_json
@@ -24,6 +25,7 @@ from taskalg.output.manifest import MANIFEST_NAME, Decisions, Input, Manifest, S
 from taskalg.output.public import is_origin, public_path, public_text
 from taskalg.output.sidefiles import SideFile
 from taskalg.planning.donor import opened
+from taskalg.planning.naming import renamed
 from taskalg.planning.plan import Plan
 from taskalg.planning.resolve import Operand, Resolved
 from taskalg.running.stream import Settings
@@ -112,7 +114,8 @@ def make_manifest(
         CheckpointError: an input cannot be read.
     """
     names = public_names(plan.operands)
-    total = _renamed(plan.total, names)
+    total, _ = renamed(_public_sum(plan.total, names))
+    in_files, measured = renamed(replace(_public_sum(plan.total, names), bases={}))
     known = {o.path: _public_path(o) for o in plan.operands if o.path is not None}
     choices, written = plan.choices, record.written
     made = Manifest(
@@ -122,7 +125,8 @@ def make_manifest(
         expression=_public(written.expression, known),
         set=dict(sorted(written.scalars.items())),
         simplified=str(total),
-        files=str(Canonical(total.terms, {})),
+        files=str(in_files),
+        measured=dict(sorted((measured[n], float(v)) for n, v in plan.measured.items())),
         coefficients=coefficients_json(plan, [names[operand] for operand in plan.operands]),
         cancelled=tuple(sorted({*names.values()} - {names[o] for o in taking_part(plan)})),
         inputs=() if record.repeated else _make_inputs(plan, inputs, hashed=record.hashed),
@@ -146,6 +150,8 @@ def taking_part(plan: Plan) -> list[Operand]:
     names = public_names(plan.operands)
     found = {usage.operand: None for usage in plan.usage if usage.tensors or usage.coefficient}
     found |= {plan.operands[plan.donor]: None}
+    measured = [plan.total.measured[name] for name in plan.measured]
+    found |= {o: None for one in measured for total in one.arguments for o in total.terms}
     for adapter in list(found):
         base = plan.total.against.get(adapter)
         found |= dict.fromkeys(() if base is None else base.terms)
@@ -156,7 +162,7 @@ def _make_inputs(plan: Plan, inputs: Sequence[Checkpoint], *, hashed: bool) -> t
     """Describe the checkpoints that take part."""
     held = dict(zip(plan.operands, inputs, strict=True))
     names = public_names(plan.operands)
-    total = _renamed(plan.total, names)
+    total, _ = renamed(replace(_public_sum(plan.total, names), bases={}))
     against = {operand.name: base for operand, base in total.against.items()}
     found = []
     for operand in taking_part(plan):
@@ -203,23 +209,15 @@ def _in_words_of(repeated: Manifest, made: Manifest) -> Manifest:
     )
 
 
-def _renamed(total: Resolved, names: Mapping[Operand, str]) -> Resolved:
+def _public_sum(total: Resolved, names: Mapping[Operand, str]) -> Resolved:
+    """Give every checkpoint of a sum its public name, and put them in the order of those."""
     public = {o: replace(o, name=name, path=_public_path(o)) for o, name in names.items()}
-
-    def mapped(sums: Mapping[Operand, WeightedSum[Operand]]) -> dict[Operand, WeightedSum[Operand]]:
-        return {
-            public[operand]: WeightedSum({public[leaf]: c for leaf, c in base.terms.items()})
-            for operand, base in sums.items()
-        }
-
-    terms = [(public[operand], part) for operand, part in total.terms]
-    terms.sort(key=lambda term: sort_key(term[0].name, None))
-    return Canonical(tuple(terms), mapped(total.bases), mapped(total.against))
+    found = total.over(public.__getitem__)
+    return replace(found, terms=ordered(WeightedSum(dict(found.terms))).terms)
 
 
 def _sum_text(total: WeightedSum[Operand]) -> str:
-    terms = sorted(total.terms.items(), key=lambda term: sort_key(term[0].name, None))
-    return str(Canonical(tuple(terms), {}))
+    return str(ordered(total))
 
 
 def _sort(operand: Operand, name: str) -> str:

@@ -1,0 +1,137 @@
+"""Measured scalars get their numbers: a plan with symbols in, one that can be evaluated out.
+
+A number is what IEEE binary64 gives for a formula over inner products, and stands in the sum as
+exactly that rational. The products are defined to the bit (products.py), so it is the same on every
+machine, whatever is measured beside it and however the arguments are spelled. Rejected: a number
+for each tensor as its block is summed, which would be another function, with a norm by tensor.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskalg.algebra.coefficient import Coefficient
+from taskalg.errors import MismatchError, UsageError, quoted
+from taskalg.expression import Expression
+from taskalg.planned import check_declared
+from taskalg.planning.donor import choose_donor
+from taskalg.planning.naming import zero_vector
+from taskalg.planning.plan import Choices, Plan
+from taskalg.planning.planner import with_numbers
+from taskalg.planning.result import check_something_left
+from taskalg.planning.rounds import Round, rounds, rounds_for
+from taskalg.running.execute import rehearse
+from taskalg.running.stream import Settings
+
+if TYPE_CHECKING:
+    from taskalg.measuring.products import Products
+
+
+def measured(plan: Plan, settings: Settings, out: Path | None = None) -> Plan:
+    """Measure what a plan needs, in one pass over the data for each round, and put it in.
+
+    Args:
+        plan: what to evaluate; one without measured scalars is returned as it is.
+        settings: how to run; `threads` and `progress` matter.
+        out: where the result goes; what is in the way there is told before data is read.
+
+    Raises:
+        OutputError: the output cannot be written, or is in the way.
+        MismatchError: a number is not finite, or something is divided by zero.
+        KindError: nothing is left of the sum.
+        CheckpointError: an input cannot be read or downloaded.
+
+    Memory: 128 MB of buffers at most.
+    """
+    wanted = rounds(plan)
+    if not wanted:
+        return plan
+    if out is not None:
+        rehearse(plan, out, settings)
+    values = _values(wanted, settings)
+    found = with_numbers(plan, values)
+    check_something_left(found.total, found.fit.table)
+    return found
+
+
+def scalar(expression: Expression, settings: Settings) -> Fraction:
+    """Return the number of a scalar. Checkpoints take the first model's names, `base` if it is one.
+
+    Raises:
+        KindError: it is a checkpoint value.
+        UsageError: it depends on the tensor, or a checkpoint was declared without a file.
+        MismatchError: as for `measured`.
+    """
+    total, value = expression.resolved_scalar()
+    if any(value.symbols()):
+        check_declared(total)
+        every = [(operand, Coefficient(1)) for operand, _ in total.terms]
+        donor = choose_donor(replace(total, terms=tuple(every)))
+        choices = Choices(donor=every[donor][0].called)
+        value = value.given(
+            _values(rounds_for(total, [value], choices, expression.items), settings)
+        )
+    if value.constant is None:
+        raise UsageError("this scalar is no number", note=f"it is {value}")
+    return value.constant
+
+
+def _values(wanted: Sequence[Round], settings: Settings) -> dict[str, Fraction]:
+    values: dict[str, Fraction] = {}
+    for one in wanted:
+        values |= _measure(one, values, settings)
+    return values
+
+
+def _measure(
+    one: Round, earlier: Mapping[str, Fraction], settings: Settings
+) -> dict[str, Fraction]:
+    from taskalg.measuring.products import products  # brings compiled kernels
+
+    found = products(one.given(earlier), one.symbols, settings)
+    places = {total: place for place, total in enumerate(one.sums)}
+    gram = found.gram.tolist()
+    numbers = {}
+    for name, scalar in one.scalars.items():
+
+        def dot(x: int, y: int, name: str = name) -> float:
+            return _finite(gram[x][y], name, found, x, y)
+
+        pair = [places[total] for total in scalar.arguments]
+        numbers[name] = Fraction(_number(name, scalar.function, dot, pair))
+    return numbers
+
+
+def _number(
+    name: str, function: str, dot: Callable[[int, int], float], arguments: Sequence[int]
+) -> float:
+    x, y = arguments[0], arguments[-1]
+    match function:
+        case "norm":
+            return math.sqrt(dot(x, x))
+        case "dot":
+            return dot(x, y)
+    norms = math.sqrt(dot(x, x)) * math.sqrt(dot(y, y))
+    if not norms:
+        raise zero_vector(name)
+    return max(-1.0, min(1.0, dot(x, y) / norms))
+
+
+def _finite(product: float, name: str, found: "Products", x: int, y: int) -> float:
+    """Return an inner product if it is a number.
+
+    Raises:
+        MismatchError: it is not.
+    """
+    if math.isfinite(product):
+        return product
+    parts = zip(found.tensors, found.grams[:, x, y].tolist(), strict=True)
+    tensor = next((tensor for tensor, part in parts if not math.isfinite(part)), None)
+    where = "all tensors together are" if tensor is None else f"tensor {quoted(tensor)} is"
+    raise MismatchError(
+        f"{quoted(name)} is not a finite number",
+        note=f"{where} NaN or infinite there, or too large for binary64",
+    )

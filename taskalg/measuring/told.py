@@ -1,0 +1,58 @@
+"""What is measured for a plan, in words: rows of `explain`, and what of its JSON they are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from taskalg.errors import listed, printable
+from taskalg.planning.plan import Plan, Usage
+from taskalg.planning.rounds import Round
+from taskalg.units import bytes_text
+
+
+def measured_rows(passes: Sequence[Round]) -> list[tuple[str, str]]:
+    """Say what is measured before anything is summed, and in how many passes over the data."""
+    if not passes:
+        return []
+    names = listed([printable(name) for one in passes for name in one.scalars])
+    count = len(passes)
+    words = "one measures, one sums" if count == 1 else f"{count} measure, one sums"
+    return [("measured", names), ("passes", f"{'two' if count == 1 else count + 1}: {words}")]
+
+
+def measured_json(passes: Sequence[Round]) -> dict[str, Any]:
+    """Return the same as JSON, sizes in bytes."""
+    return {
+        "passes": 1 + len(passes),
+        "measured": [name for one in passes for name in one.scalars],
+        "bytes_measured": bytes_measured(passes),
+    }
+
+
+def bytes_measured(passes: Sequence[Round]) -> int:
+    """Return what is read to measure, headers left out [bytes]."""
+    return sum(one.plan.bytes_read for one in passes)
+
+
+def reading(plan: Plan, passes: Sequence[Round]) -> str:
+    """Say how much is read."""
+    measured = bytes_measured(passes)
+    read = f"{bytes_text(plan.bytes_read + measured)} read"
+    return f"{read}, {bytes_text(measured)} of it to measure" if measured else read
+
+
+def only_measured(plan: Plan, passes: Sequence[Round]) -> list[Usage]:
+    """Return what is read, when it first is, of checkpoints that are measured and not summed."""
+    known = {usage.operand.called for usage in plan.usage if usage.tensors}
+    found: dict[str, Usage] = {}
+    for usage in (usage for one in passes for usage in one.plan.usage if usage.tensors):
+        if usage.operand.called not in known:
+            found.setdefault(usage.operand.called, usage)
+    return list(found.values())
+
+
+def cancelled(plan: Plan) -> list[str]:
+    """Return the checkpoints of which no data is read, not even to measure."""
+    sums = [total for one in plan.total.measured.values() for total in one.arguments]
+    measured = {operand.called for total in sums for operand, part in total.terms.items() if part}
+    left = [usage.operand.called for usage in plan.usage if not usage.tensors]
+    return [name for name in left if name not in measured]
