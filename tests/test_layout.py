@@ -22,14 +22,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # engines stand beside the language and the files: they see neither.
 FLOORS = (
     ("errors", "version"),
-    ("dtypes", "machine", "system", "units"),
+    ("dtypes", "machine", "markup", "system", "units"),
     ("blame",),
     ("engines", "files", "language"),
     ("algebra", "checkpoints", "handles"),
     ("output", "scalars", "selection"),
     ("arithmetic", "compiler", "planning"),
     ("expression",),
-    ("binding", "coefficients", "planned", "recipe_text", "remarks"),
+    ("binding", "coefficients", "planned", "recipe_html", "recipe_text", "remarks"),
     ("running",),
     ("measuring",),
     ("adapters", "console", "explain"),

@@ -168,7 +168,7 @@ def test_nothing_leaves_the_picture_and_no_words_touch(
 def test_panels_do_not_touch(name: str) -> None:
     figure = FIGURES[name]()
     boxes = [axes.get_window_extent() for axes in figure.axes]
-    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))  # type: ignore[no-untyped-call]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def texts(figure: Figure) -> list[Text]:

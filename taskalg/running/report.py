@@ -6,6 +6,7 @@ from pathlib import Path
 from taskalg.dtypes import DType
 from taskalg.engines.base import Tally
 from taskalg.errors import OverflowingError, quoted
+from taskalg.markup import page, pairs, paragraph
 from taskalg.planning.plan import Plan
 from taskalg.units import bytes_text
 
@@ -30,6 +31,21 @@ class Report:
         return f"Report({len(self.plan.tensors)} tensors, {size}, {self.seconds:.1f} s)"
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        shards = f"{self.shards} shard{'' if self.shards == 1 else 's'}"
+        written = bytes_text(self.bytes_written)
+        rate = (self.bytes_read + self.bytes_written) / max(self.seconds, 1e-9)
+        rows = [
+            ("tensors", f"{len(self.plan.tensors):,} in {shards}, {written}"),
+            ("read", f"{bytes_text(self.bytes_read)} in {self.seconds:.1f} s"),
+            ("speed", f"{bytes_text(rate)}/s"),
+            ("memory", f"at most {bytes_text(self.peak_memory)}"),
+            ("overflowed", f"{self.tally.overflowed:,} results"),
+            ("NaN or Inf", f"{self.tally.nonfinite:,} in the inputs"),
+            *(("note", note) for note in self.notes),
+        ]
+        return page(paragraph("wrote", str(self.out)), pairs(rows))
 
 
 def overflow_error(name: str, dtype: DType) -> OverflowingError:

@@ -11,6 +11,7 @@ from typing import Any
 
 from taskalg.algebra.rationals import decimal_text
 from taskalg.errors import cells, printable
+from taskalg.markup import CHOSEN, Cell, message, page, table
 
 SCHEMA = 1
 
@@ -53,15 +54,14 @@ class Sweep:
         ]
 
     def __str__(self) -> str:
-        table = [[*map(printable, (*self.names, *self.keys)), ""]]
-        if self.base:
-            blank = [""] * (len(self.names) - 1)
-            table.append(["base", *blank, *self._scores(self.base), ""])
-        for point in self.points:
-            values = (decimal_text(point.values[name]) for name in self.names)
-            table.append([*values, *self._scores(point.scores), self._mark(point)])
+        header = [*map(printable, (*self.names, *self.keys)), ""]
         said = self.choice
-        return "\n".join([*_aligned(table), *(["", said] if said else [])])
+        return "\n".join([*_aligned([header, *self._table()]), *(["", said] if said else [])])
+
+    def _repr_html_(self) -> str:
+        rows = [[Cell(text, CHOSEN if row[-1] else "") for text in row] for row in self._table()]
+        header = [*self.names, *self.keys, ""]
+        return page(table(header, rows, numbers=range(len(header) - 1)), message(self.choice))
 
     @property
     def choice(self) -> str:
@@ -88,6 +88,17 @@ class Sweep:
             "minimize": self.minimize,
             "subject_to": list(self.subject_to),
         }
+
+    def _table(self) -> list[list[str]]:
+        """Return a row for the base, if it has scores, and one for each point."""
+        rows = []
+        if self.base:
+            blank = [""] * (len(self.names) - 1)
+            rows.append(["base", *blank, *self._scores(self.base), ""])
+        for point in self.points:
+            values = (decimal_text(point.values[name]) for name in self.names)
+            rows.append([*values, *self._scores(point.scores), self._mark(point)])
+        return rows
 
     def _scores(self, scores: Mapping[str, float]) -> list[str]:
         return [score_text(scores[key]) for key in self.keys]

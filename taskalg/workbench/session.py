@@ -1,7 +1,7 @@
 """A session: text in, answers out. No terminal is in it, so a notebook and a pipe share it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from taskalg.checkpoints.base import Opening
 from taskalg.compiler import Bindings, read_recipe
@@ -70,6 +70,14 @@ class Session:
         answer = load_recipe(workspace, read_recipe(file))
         workspace.definitions = workspace.definitions.giving(given)
         return answer
+
+    def give(self, recipes: Mapping[str, Recipe]) -> None:
+        """Let names stand for recipes made elsewhere; what the session binds itself stays."""
+        definitions = self._workspace.definitions
+        new = {name: one for name, one in recipes.items() if definitions.statement(name) is None}
+        self._workspace.definitions = definitions.giving({n: one.value for n, one in new.items()})
+        for recipe in new.values():  # files that the user let it open need no second permission
+            self._workspace.opened.update(recipe.opened)
 
     def answer(self, text: str) -> Answer:
         """Answer one input. Whatever is wrong with it is an answer, too."""
