@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,19 @@ from taskalg.dtypes import F64
 from taskalg.engines.tiers import UNLIMITED, may_be_bounded, tier_note
 from taskalg.errors import LISTED, listed, printable, quoted
 from taskalg.machine import available_threads
+from taskalg.markup import message, page, pairs, paragraph, table
+from taskalg.measuring.told import (
+    cancelled,
+    measured_json,
+    measured_rows,
+    only_measured,
+    reading,
+)
 from taskalg.output.destination import is_file_output
 from taskalg.output.layout import SHARD_SIZE
 from taskalg.planning.donor import opened
 from taskalg.planning.plan import Plan, Usage
+from taskalg.planning.rounds import Round, rounds
 from taskalg.remarks import remarks, remarks_json, warnings
 from taskalg.running.blocks import arena_size, factors_size
 from taskalg.running.execute import output_layouts, rehearse
@@ -39,12 +49,18 @@ class Explanation:
     shard_size: int = SHARD_SIZE  # [bytes]
     threads: int | None = None
 
+    @cached_property
+    def passes(self) -> tuple[Round, ...]:
+        """The passes over the data that measure, before the one that sums."""
+        return rounds(self.plan)
+
     @property
     def memory(self) -> int:
         """An upper bound of the process's resident memory [bytes]."""
         threads = self.threads or available_threads()
         specs = sum(len(opened(operand).tensors) for operand in self.plan.operands)
-        buffers = threads * arena_size(self.plan, threads) + factors_size(self.plan, threads)
+        plans = [self.plan, *(one.plan for one in self.passes)]
+        buffers = max(threads * arena_size(p, threads) + factors_size(p, threads) for p in plans)
         return _PROCESS + buffers + _HEADER * specs
 
     def __str__(self) -> str:
@@ -56,13 +72,23 @@ class Explanation:
                     ("simplified", printable(str(plan.total))),
                 ]
             ),
-            _table(plan),
+            _table(plan, only_measured(plan, self.passes)),
             _classes(plan),
             _pairs(self._rows()),
         ]
         return "\n\n".join(block for block in blocks if block)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        plan = self.plan
+        header, *rows = _read(plan, only_measured(plan, self.passes))
+        return page(
+            paragraph(str(plan.kind), str(plan.total)),
+            table(header, rows, numbers=(1, 2, 3)),
+            message("\n".join([*_sentences(plan), *_classes(plan).splitlines()])),
+            pairs(self._rows()),
+        )
 
     def rehearse(self, *, overwrite: bool = False) -> None:
         """Refuse what `save` would refuse before it writes anything. Creates nothing.
@@ -83,6 +109,7 @@ class Explanation:
             "shards": len(output_layouts(plan, self.out, self.shard_size)),
             "dtypes": sorted({c.output.name for c in plan.combinations}),
             "donor": plan.operands[plan.donor].called,
+            **measured_json(self.passes),
             "bytes_read": plan.bytes_read,
             "bytes_copied": plan.bytes_copied,
             "bytes_written": plan.bytes_written,
@@ -107,13 +134,14 @@ class Explanation:
         rows = [
             ("output", f"{output} in {shards}"),
             ("side files", sides),
+            *measured_rows(self.passes),
             ("rounding", _rounding(plan)),
             *_left_out(plan),
             *remarks(plan),
             *(("warning", text) for text in warnings(plan, self.out)),
             (
                 "cost",
-                f"{bytes_text(plan.bytes_read)} read, {bytes_text(plan.bytes_written)} written, "
+                f"{reading(plan, self.passes)}, {bytes_text(plan.bytes_written)} written, "
                 f"at most {bytes_text(self.memory)} of memory",
             ),
         ]
@@ -127,9 +155,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "simplified": str(plan.total),
         "coefficients": coefficients_json(plan, [usage.operand.called for usage in plan.usage]),
         "checkpoints_read": [usage.operand.called for usage in plan.usage if usage.tensors],
-        "checkpoints_cancelled": [
-            usage.operand.called for usage in plan.usage if not usage.tensors
-        ],
+        "checkpoints_cancelled": cancelled(plan),
     }
 
 
@@ -142,20 +168,9 @@ def _pairs(rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{left:<16}{right}" for left, right in rows)
 
 
-def _table(plan: Plan) -> str:
+def _table(plan: Plan, measured: Sequence[Usage]) -> str:
     """One row per checkpoint that is read; a sentence for those that are not."""
-    read = [usage for usage in plan.usage if usage.tensors]
-    header = ("checkpoint", "coefficient", "tensors", "read", "from")
-    rows = [header] + [
-        (
-            printable(usage.operand.called),
-            _shown(usage.coefficient),
-            f"{usage.tensors:,}",
-            bytes_text(usage.bytes_read),
-            _source(usage),
-        )
-        for usage in read
-    ]
+    rows = _read(plan, measured)
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
         f"{a:<{widths[0]}}   {b:>{widths[1]}}   {c:>{widths[2]}}   {d:>{widths[3]}}   {e}"
@@ -164,9 +179,26 @@ def _table(plan: Plan) -> str:
     return "\n".join([*lines, *_sentences(plan)])
 
 
+def _read(plan: Plan, measured: Sequence[Usage]) -> list[tuple[str, str, str, str, str]]:
+    """Return what the columns are, and a row for each checkpoint that is read."""
+    summed = [(_shown(usage.coefficient), usage) for usage in plan.usage if usage.tensors]
+    return [("checkpoint", "coefficient", "tensors", "read", "from")] + [
+        (
+            printable(usage.operand.called),
+            coefficient,
+            f"{usage.tensors:,}",
+            bytes_text(usage.bytes_read),
+            _source(usage),
+        )
+        for coefficient, usage in [*summed, *(("measured", usage) for usage in measured)]
+    ]
+
+
 def _shown(coefficient: Coefficient) -> str:
     text = str(coefficient)
-    return text if len(text) <= 40 else "varies"
+    if len(text) <= 40:
+        return text
+    return "varies" if coefficient.varies else "measured"
 
 
 def _source(usage: Usage) -> str:
@@ -191,10 +223,10 @@ def _sentences(plan: Plan) -> list[str]:
         lines.append(f"{listed(copied)} {words}")
     elif plan.bytes_copied:
         lines.append(f"{bytes_text(plan.bytes_copied)} of it is copied as it is")
-    cancelled = [printable(usage.operand.called) for usage in plan.usage if not usage.tensors]
-    if cancelled:
-        verb = "cancels and is" if len(cancelled) == 1 else "cancel and are"
-        lines.append(f"{listed(cancelled)} {verb} never opened for data")
+    left = list(map(printable, cancelled(plan)))
+    if left:
+        verb = "cancels and is" if len(left) == 1 else "cancel and are"
+        lines.append(f"{listed(left)} {verb} never opened for data")
     return lines
 
 
@@ -234,6 +266,8 @@ def _follows_donor(plan: Plan) -> bool:
 
 
 def _rounding(plan: Plan) -> str:
+    if plan.total.measured:
+        return "correctly rounded; how, the measured numbers decide"
     specs = [c.spec for c in plan.combinations if not c.is_copy and not c.is_zero]
     if not specs:
         return "none: bytes are copied"

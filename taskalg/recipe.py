@@ -15,6 +15,7 @@ from taskalg.errors import KindError, UsageError
 from taskalg.explain import Explanation
 from taskalg.measuring.numbers import measured
 from taskalg.memory.recipes import InMemory
+from taskalg.recipe_html import recipe_html
 from taskalg.running.execute import engine_for, execute
 from taskalg.running.provenance import Record
 from taskalg.running.report import Report
@@ -83,6 +84,9 @@ class Recipe(InMemory):
         )
         size = parse_size(shard_size) if isinstance(shard_size, str) else shard_size
         return Explanation(plan, Path(out or "model"), size, threads)
+
+    def _repr_html_(self) -> str:
+        return recipe_html(self)
 
     def save(
         self,
