@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import re
 import signal
 import sys
@@ -34,7 +35,8 @@ class Failure(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message; carets are red on a terminal."""
         marked = _CARETS.sub(lambda m: m[1] + click.style(m[2], fg="red", bold=True), self.message)
-        click.echo(marked, file=file or sys.stderr)
+        plain = False if os.environ.get("NO_COLOR") else None
+        click.echo(marked, file=file or sys.stderr, color=plain)
 
 
 class Terminated(KeyboardInterrupt):

@@ -309,6 +309,7 @@ def test_the_last_sum_is_saved_when_no_other_is_named(folder: Path) -> None:
     told(session, "base - 0.5*toxic")
     told(session, "strength*2")  # a scalar is no sum
     refused(session, "base + nobody")
+    assert "a scalar is no recipe" in refused(session, ":save last.ta strength")
     told(session, ":save last.ta")
     assert ta.compile(folder / "last.ta") == session.recipe("base - 0.5*toxic")
 

@@ -1,5 +1,6 @@
 """The command that opens a session: arguments in, a conversation or a script's answers out."""
 
+import io
 import sys
 from functools import partial
 
@@ -34,4 +35,5 @@ def repl(recipe: str | None, names: Names) -> None:
         click.echo(":help says what can be typed", err=True)
         converse(session)
     elif sys.stdin is not None:
-        run_script(session, sys.stdin)
+        text = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace")
+        run_script(session, text)

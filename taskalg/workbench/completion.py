@@ -44,14 +44,23 @@ def _in_command(workspace: Workspace, before: str) -> Iterator[Offer]:
     if command is None:
         return
     word = rest.rpartition(" ")[2]
-    if word.startswith("-"):
+    if word.startswith("--"):
         yield from _starting([(one, "") for one in command.options], word)
-    if "topics" in command.takes:
-        yield from _starting([(one.name, one.doc) for one in (*COMMANDS, *OPERATORS)], word)
-    if "expressions" in command.takes or _is_in_quotes(rest):
+    elif _is_in_quotes(rest):
         yield from _in_expression(workspace, rest)
-    if "paths" in command.takes and not _is_in_quotes(rest):
-        yield from _paths(word, None)
+    else:
+        for sort in command.takes:
+            yield from _of_sort(sort, workspace, rest, word)
+
+
+def _of_sort(sort: str, workspace: Workspace, rest: str, word: str) -> Iterator[Offer]:
+    match sort:
+        case "topics":
+            yield from _starting([(one.name, one.doc) for one in (*COMMANDS, *OPERATORS)], word)
+        case "paths":
+            yield from _paths(word, None)
+        case _:
+            yield from _in_expression(workspace, rest)
 
 
 def _in_expression(workspace: Workspace, before: str) -> Iterator[Offer]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from taskalg import files, listing
+from taskalg.algebra.coefficient import Coefficient
 from taskalg.compiler import checked_name, default_name, read_recipe
 from taskalg.errors import (
     OutputError,
@@ -71,6 +72,8 @@ def save(workspace: Workspace, line: Line) -> Answer:
     overwrite, line = line.option("--overwrite")
     name, line = line.first("file")
     expression = asked(workspace, line)
+    if isinstance(workspace.recipe(expression).value, Coefficient):
+        raise line.wrong("a scalar is no recipe: there is nothing to write")
     path = Path(name).expanduser()
     source = recipe_file(workspace, expression, path)
     check_same(workspace, expression, source)

@@ -102,9 +102,13 @@ def _asking(session: Session) -> Ask:
 
 def _plain(session: Session) -> Ask:
     def ask() -> str:
-        lines = [input(PROMPT)]
-        while not session.is_complete("\n".join(lines)) and (len(lines) == 1 or lines[-1]):
-            lines.append(input(MORE))
+        try:
+            lines = [input(PROMPT)]
+            while not session.is_complete("\n".join(lines)) and (len(lines) == 1 or lines[-1]):
+                lines.append(input(MORE))
+        except (EOFError, KeyboardInterrupt):
+            click.echo()  # what follows starts a line of its own
+            raise
         return "\n".join(lines)
 
     return ask
