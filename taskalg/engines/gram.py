@@ -45,12 +45,20 @@ class Sums(NamedTuple):
 def make_sums(
     places: NDArray[np.int64], factors: NDArray[np.float64], inputs: Sequence[DType]
 ) -> Sums:
-    """Decide which inputs are decoded before sums are formed: what several need, and odd dtypes."""
-    places, factors = places.reshape(-1, 2), factors.reshape(-1, 2)
+    """Decide which inputs are decoded before sums are formed.
+
+    Those are what several sums need, as a base is, and what no sum can be formed of as it is.
+    """
+    places, factors = places.reshape(-1, 2).copy(), factors.reshape(-1, 2).copy()
+    pairs = np.flatnonzero(places[:, 1] >= 0)
     uses = np.bincount(places[places >= 0], minlength=len(inputs))
-    odd = np.array([dtype not in _DIRECT for dtype in inputs], bool)
-    decoded = odd | (uses > 1)
-    decoded[places[:, 1][places[:, 1] >= 0]] = True
+    for row in pairs:
+        x, y = places[row]
+        if uses[x] > uses[y] and abs(factors[row, 1]) == 1:
+            places[row], factors[row] = (y, x), factors[row, ::-1].copy()
+    decoded = uses > 1
+    decoded[[index for index, dtype in enumerate(inputs) if dtype not in _DIRECT]] = True
+    decoded[places[pairs, 1]] = True
     return Sums(places, factors, decoded)
 
 

@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.dtypes import F64, DType
 from taskalg.engines.base import Bytes, Engine, Evaluate, WeightedSumSpec
-from taskalg.engines.blocks import layout
+from taskalg.engines.blocks import Inputs, layout
 from taskalg.engines.gram import PIECE, Sums, grams, make_sums
 from taskalg.planning.combination import Combination
 from taskalg.running.arena import Arena
-from taskalg.running.blocks import ALIGNMENT, MEMORY, TARGET
+from taskalg.running.blocks import ALIGNMENT, MEMORY
 
 Terms = list[tuple[int, Fraction]]  # operands by their place in the combination, and factors
 
+# Bytes of one thread's buffers: nine bf16 inputs took a sixth less time than with 3 MB, because less
+# is done in Python, and nothing leaves through the cache that would have to stay in it.
+_TARGET = 12_000_000
 _ALONE = -1  # in the place of a second operand
 
 
@@ -42,10 +45,11 @@ class Program:
     inputs: tuple[DType, ...]  # of the combination's operands, and then of what is computed
     computed: tuple[Computed, ...]
     sums: Sums  # one for each of `symbols`
+    layout: Inputs  # of `inputs`
 
     def block(self, threads: int) -> int:
         """Return how many elements a block may have: a multiple of a piece, one at least."""
-        most = min(TARGET, MEMORY // threads) // max(1, self._width)
+        most = min(_TARGET, MEMORY // threads) // max(1, self._width)
         return max(PIECE, most // PIECE * PIECE)
 
     def room(self, threads: int) -> int:
@@ -75,7 +79,7 @@ class Program:
             found.append(arena.take(int(pieces[-1, 1]) * F64.itemsize))
             one.evaluate([sources[place] for place in one.operands], found[-1])
         addresses = np.array([source.ctypes.data for source in found], np.int64)
-        inputs = layout(self.inputs)._replace(addresses=addresses)
+        inputs = self.layout._replace(addresses=addresses)
         count, n = len(pieces), len(self.symbols)
         products = np.empty((count, n, n))
         counts = np.zeros((count * signs, 2, n, n), np.int64)
@@ -110,7 +114,7 @@ def form(combination: Combination, symbols: Sequence[str], engine: Engine) -> Pr
         places.append(operands)
         factors.append([float(number) for number in numbers])
     sums = make_sums(np.array(places, np.int64), np.array(factors), inputs)
-    return Program(tuple(used), tuple(inputs), tuple(computed), sums)
+    return Program(tuple(used), tuple(inputs), tuple(computed), sums, layout(inputs))
 
 
 def _row(combination: Combination, symbols: Sequence[str], one: str) -> Terms:
