@@ -314,6 +314,27 @@ def test_the_last_sum_is_saved_when_no_other_is_named(folder: Path) -> None:
     assert ta.compile(folder / "last.ta") == session.recipe("base - 0.5*toxic")
 
 
+def test_what_python_made_is_saved(folder: Path) -> None:
+    base = ta.checkpoint("base.safetensors", name="base")
+    toxic = ta.task("toxic.safetensors", base, name="toxic")
+    session = Session()
+    session.give({"fix": base - 0.4 * toxic, "half": ta.compile("1/2")})
+    session.give({"toxic": toxic})
+    told(session, "best = fix + half*toxic")
+    assert told(session, ":let").splitlines() == [
+        "fix = base - 0.4*toxic",
+        "half = 0.5",
+        "best = fix + half*toxic",
+    ]
+    told(session, ":save best.ta")
+    assert (folder / "best.ta").read_text("utf-8").splitlines()[:3] == [
+        'base = checkpoint("base.safetensors")',
+        'toxic = task("toxic.safetensors", base)',
+        "fix = base - 0.4*toxic",
+    ]
+    assert ta.compile(folder / "best.ta") == base + toxic / 10
+
+
 def test_what_has_no_file_is_not_saved() -> None:
     session = Session(bind(None, None, {"a": None, "b": {"w": np.zeros(2)}}))
     for name in "ab":

@@ -12,6 +12,7 @@ from taskalg.checkpoints.base import Checkpoint
 from taskalg.errors import printable
 from taskalg.workbench.commands import COMMANDS
 from taskalg.workbench.definitions import definition_text
+from taskalg.workbench.describing import checkpoint_name, value_text
 from taskalg.workbench.pieces import Piece, is_command, pieces
 from taskalg.workbench.workspace import Workspace
 
@@ -110,8 +111,8 @@ def _names(workspace: Workspace) -> Iterator[tuple[str, str]]:
 
 
 def _given_text(value: Value) -> str:
-    if isinstance(value, Coefficient):
-        return str(value)
+    if checkpoint_name(value) is None or isinstance(value, Coefficient):
+        return value_text(value)
     return next((one.path or "" for one in value.terms), "")
 
 

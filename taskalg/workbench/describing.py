@@ -1,8 +1,9 @@
 """Values to the lines that a session shows for them: what it is, what it would cost."""
 
+from taskalg.algebra.canonical import Canonical, sort_key
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.kinds import Kind
-from taskalg.algebra.weighted_sum import Value, WeightedSum
+from taskalg.algebra.weighted_sum import Sum, Value, WeightedSum
 from taskalg.errors import listed, printable
 from taskalg.planning.plan import Choices, Plan
 from taskalg.planning.resolve import Operand
@@ -28,6 +29,17 @@ def checkpoint_name(value: Value) -> str | None:
         return None
     ((reference, part),) = value.terms.items()
     return reference.name if part == Coefficient(1) else None
+
+
+def sum_text(value: Sum) -> str:
+    """Return a sum in the names it is written in, before any file is opened."""
+    terms = sorted(value.terms.items(), key=lambda term: sort_key(term[0].name, term[0].path))
+    return str(Canonical(tuple(terms), {}))
+
+
+def value_text(value: Value) -> str:
+    """Return a value as it is written."""
+    return str(value) if isinstance(value, Coefficient) else sum_text(value)
 
 
 def file_text(recipe: Recipe) -> str:

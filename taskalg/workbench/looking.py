@@ -1,13 +1,12 @@
 """Commands that answer from names and headers."""
 
-from taskalg.algebra.coefficient import Coefficient
 from taskalg.errors import TaskalgError, UsageError, printable, quoted
 from taskalg.language.nodes import Binding, Node
 from taskalg.listing import columns
 from taskalg.recipe import Recipe
 from taskalg.workbench.answer import Answer
 from taskalg.workbench.definitions import definition_text
-from taskalg.workbench.describing import file_text
+from taskalg.workbench.describing import file_text, value_text
 from taskalg.workbench.line import Line
 from taskalg.workbench.stating import bind
 from taskalg.workbench.workspace import Workspace
@@ -31,7 +30,7 @@ def let(workspace: Workspace, line: Line) -> Answer:
         return bind(workspace, workspace.flattened(program))
     checkpoints = workspace.checkpoints()
     given = workspace.definitions.given
-    lines = [f"{n} = {v}" for n, v in given.items() if isinstance(v, Coefficient)]
+    lines = [f"{n} = {value_text(v)}" for n, v in given.items() if n not in checkpoints]
     for one in workspace.definitions.statements:
         if one.name not in checkpoints:
             left = f"{one.name} = " if isinstance(one, Binding) else ""

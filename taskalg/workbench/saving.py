@@ -6,13 +6,13 @@ absolute. A name of a model on the Hub stays. What was bound from outside gets a
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from taskalg import api, files
 from taskalg.algebra.coefficient import Coefficient
-from taskalg.algebra.weighted_sum import Reference, Value
+from taskalg.algebra.weighted_sum import Reference, Value, references
 from taskalg.compiler import Bindings, locate
 from taskalg.errors import OutputError, Source, TaskalgError, UsageError, quoted
 from taskalg.language.nodes import (
@@ -31,6 +31,7 @@ from taskalg.language.nodes import (
 from taskalg.language.parser import parse
 from taskalg.language.printer import print_recipe
 from taskalg.workbench.definitions import Statement
+from taskalg.workbench.describing import checkpoint_name, sum_text
 from taskalg.workbench.workspace import Workspace
 
 Change = Callable[[String], String]
@@ -44,8 +45,9 @@ def recipe_file(workspace: Workspace, expression: Node, path: Path) -> Source:
     """
     folder = os.path.abspath(path.parent)
     part = workspace.definitions.needed(expression)
-    given = [_given_statement(name, value) for name, value in part.given.items()]
-    statements = [_moved_statement(one, folder) for one in (*given, *part.statements)]
+    given = parse(Source("<session>", _given_text(part.given))).statements
+    own = (one for one in given if isinstance(one, Binding))
+    statements = [_moved_statement(one, folder) for one in (*own, *part.statements)]
     moved = _moved(expression, lambda string: _moved_path(string, folder))
     program = Recipe(tuple(statements), moved, Source(str(path), ""))
     return Source(str(path), print_recipe(program), folder)
@@ -70,21 +72,41 @@ def check_same(workspace: Workspace, expression: Node, source: Source) -> None:
         )
 
 
-def _given_statement(name: str, value: Value) -> Statement:
-    """Write down what was bound from outside."""
-    if isinstance(value, Coefficient):
-        text = f"{name} = {value}"
-    else:
-        (reference,) = value.terms
-        if reference.held is not None or reference.path is None:
-            raise UsageError(
-                f"{quoted(name)} has no file, so no recipe can name it",
-                help=f"bind it to one: :load {name} PATH",
-            )
-        text = f"{name} = {reference.sort}({in_quotes(reference.path)})"
-    (statement,) = parse(Source("<session>", text)).statements
-    assert isinstance(statement, Binding)
-    return statement
+def _given_text(given: Mapping[str, Value]) -> str:
+    """Write down what was bound from outside: scalars, checkpoints, and sums that Python made."""
+    lines: dict[str, str] = {}
+    for name, value in given.items():
+        if isinstance(value, Coefficient):
+            lines[name] = str(value)
+            continue
+        for reference in sorted(references([value]), key=_depth):
+            if reference.name is not None:
+                lines.setdefault(reference.name, _reference_text(reference))
+        if checkpoint_name(value) != name:
+            lines[name] = sum_text(value)
+    return "".join(f"{name} = {text}\n" for name, text in lines.items())
+
+
+def _depth(reference: Reference) -> int:
+    """Return how many tasks deep a reference's base is: what is used is written first."""
+    if reference.base is None:
+        return 0
+    return 1 + max(map(_depth, reference.base.terms), default=0)
+
+
+def _reference_text(reference: Reference) -> str:
+    name, path = reference.name or "", reference.path
+    if reference.held is not None or path is None:
+        raise UsageError(
+            f"{quoted(name)} has no file, so no recipe can name it",
+            help=f"bind it to one: :load {name} PATH",
+        )
+    arguments = [in_quotes(path)]
+    if reference.base is not None:
+        arguments.append(sum_text(reference.base))
+    if reference.strip_prefix is not None:
+        arguments.append(f"strip_prefix={in_quotes(reference.strip_prefix)}")
+    return f"{reference.sort}({', '.join(arguments)})"
 
 
 def in_quotes(text: str) -> str:
