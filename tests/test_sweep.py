@@ -356,6 +356,8 @@ class Scorer:
         ("base + s*(ft - base)", {"s": "0:1:0.25"}),
         ("base + s*(ft - base) + t*(b - base)", {"s=t": "0, 0.3, 1/3"}),
         ("s*base + t*ft", {"s": "0.5", "t": [0.5]}),  # a model at some values only
+        ("base + s*(ft - base)/norm(ft - base)", {"s": "0, 1"}),
+        ("base + (ft - base)/norm(ft - s*base)", {"s": "0, 0.5"}),  # measured at each point
     ],
 )
 def test_a_function_is_given_the_weights_of_each_point(
@@ -464,9 +466,11 @@ def test_what_cannot_be_swept_is_refused(
         ta.sweep(recipe, grid, lambda _: 1, **options)
 
 
-def test_a_command_and_a_model_exclude_each_other() -> None:
+def test_a_model_is_for_a_function_and_decides_the_dtypes() -> None:
     with pytest.raises(ta.UsageError, match="a command scores a folder"):
         ta.sweep(compiled(s=1), {"s": "0"}, "true", model={})
+    with pytest.raises(ta.UsageError, match="the model decides the dtypes"):
+        ta.sweep(compiled(s=1), {"s": "0"}, lambda _: 1, model={}, options={"dtype": "f32"})
 
 
 # ---- The file
@@ -520,6 +524,15 @@ def test_the_file_is_plain_csv_with_exact_scalars(tmp_path: Path) -> None:
     assert len({row["sweep"] for row in rows}) == 1
     again = swept(path, lambda _: 1 / 0)
     assert str(again) == str(found)
+
+
+def test_an_expression_too_large_to_stay_open_is_swept_and_goes_on(tmp_path: Path) -> None:
+    text = "base + " + "(1 - s)*" * 1001 + "(ft - base)"
+    path = tmp_path / "sweep.csv"
+    found = ta.sweep(compiled(text, s=0), {"s": "0, 1"}, first_number, csv=path)
+    assert ta.sweep(compiled(text, s=0), {"s": "0, 1"}, lambda _: 1 / 0, csv=path) == found
+    with pytest.raises(ta.UsageError, match="differs"):
+        ta.sweep(compiled(f"{text}*1", s=0), {"s": "0, 1"}, lambda _: 1 / 0, csv=path)
 
 
 def test_a_function_that_fails_leaves_what_is_scored(tmp_path: Path) -> None:

@@ -264,6 +264,25 @@ def test_scores_are_drawn(folder: Path) -> None:
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals")
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_terminal_shows_what_is_done_and_colors_the_chosen_row(folder: Path, plain: bool) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "taskalg", "sweep", *SWEEP, *KEEPS]
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1" if plain else ""}
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment)
+    assert process.wait(timeout=60) == 0
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert shown.count("scoring\r\x1b[2K") >= 5
+    assert "\x1b[2K5/5  λ = 1: control 0.95, toxic 0\r\n" in shown
+    row = " 0.5     0.975     0.5   chosen"
+    assert (row if plain else f"\x1b[32m\x1b[1m{row}\x1b[0m") in shown
+
+
 WAITING = """
 import os, sys, time
 with open("pid.new", "w") as file: print(os.getpid(), file=file)

@@ -1,9 +1,11 @@
 """The command that tries scalars on a grid: arguments in, a table or JSON out."""
 
+import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import click
@@ -26,6 +28,7 @@ from taskalg.sweeping.values import Point, Sweep, score_text
 
 _MERGE = ("file", "bases", "tasks", "models", "allow_pickle")  # options that merge has as well
 _CHOICES = ("dtype", "donor", "shard_size", "threads", "allow_partial", "only_shared", "rows")
+_CHOSEN = re.compile(r"^.* {3}chosen$", re.MULTILINE)  # the table's row
 _NOTHING_CHOSEN = 1  # exit code
 
 
@@ -99,23 +102,25 @@ def sweep(
     recipe = names.recipe(expr)
     _check_outputs(recipe, out, plot, kept, given)
     silent = quiet or as_json
-    with _bars(silent) as show:
-        with _resumable(given["csv"]):
-            found = run_sweep(
-                recipe,
-                grid,
-                given.pop("command"),
-                **given,
-                options={**settings, "progress": show},
-                progress=None if silent else _tell,
-            )
-        if not as_json:
-            click.echo(str(found))
-        if plot is not None:
-            _draw(found, plot)
-        report = None
-        if out is not None and found.chosen is not None:
-            report = recipe.bind(**found.chosen.values).save(out, progress=show, **kept)
+    screen = _Screen(silent)
+    with _resumable(given["csv"], screen):
+        found = run_sweep(
+            recipe,
+            grid,
+            given.pop("command"),
+            **given,
+            options={**settings, "progress": screen.merging},
+            progress=None if silent else screen.scored,
+        )
+    if not as_json:
+        marked = _CHOSEN.sub(lambda row: click.style(row[0], fg="green", bold=True), str(found))
+        click.echo(marked, color=False if os.environ.get("NO_COLOR") else None)
+    if plot is not None:
+        _draw(found, plot)
+    report = None
+    if out is not None and found.chosen is not None:
+        with progress_bar(silent) as progress:
+            report = recipe.bind(**found.chosen.values).save(out, progress=progress, **kept)
     command = None if found.chosen is None else _merge_command(expr, found.chosen, out)
     if as_json:
         kept_json = None if report is None else listing.report_json(report)
@@ -145,12 +150,6 @@ def _check_outputs(
         raise UsageError("--keep-best needs to know what is best", help="add --maximize score")
     planned = {name: value for name, value in kept.items() if name not in RUNNING}
     recipe.explain(out, **planned).rehearse(overwrite=kept["overwrite"])
-
-
-def _tell(point: Point, done: int, total: int) -> None:
-    """Say what a point scored."""
-    scores = ", ".join(f"{key} {score_text(score)}" for key, score in point.scores.items())
-    click.echo(printable(f"{done:>{len(str(total))}}/{total}  {point}: {scores}"), err=True)
 
 
 def _tell_end(command: str | None, report: Report | None) -> None:
@@ -194,29 +193,50 @@ def _draw(found: Sweep, plot: str) -> None:
 
 
 @contextmanager
-def _resumable(csv: str) -> Iterator[None]:
+def _resumable(csv: str, screen: "_Screen") -> Iterator[None]:
     """Say after Ctrl-C that a sweep can go on."""
     try:
-        yield
+        with closing(screen):
+            yield
     except KeyboardInterrupt:
         click.echo(f"what is scored is in {printable(csv)}; the same command goes on", err=True)
         raise
 
 
-@contextmanager
-def _bars(quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """Yield what draws progress: a bar for each merge, away when that is done."""
-    with progress_bar(quiet):
-        pass  # what is logged is quiet from here on
-    with ExitStack() as stack:
-        drawing: list[Callable[[Progress], None]] = []  # by the bar that is there, if any
+class _Screen:
+    """What is shown while points are made: a bar for a merge, and a word while CMD scores."""
 
-        def show(progress: Progress) -> None:
-            if not drawing:
-                drawing.append(stack.enter_context(progress_bar(quiet)))
-            drawing[0](progress)
-            if progress.done >= progress.total:
-                drawing.clear()
-                stack.close()
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._is_terminal = not quiet and sys.stderr is not None and sys.stderr.isatty()
+        self._open = ExitStack()  # the bar that is there, if any
+        self._draw: Callable[[Progress], None] | None = None
+        self._has_word = False
+        with progress_bar(quiet):
+            pass  # what is logged is quiet from here on
 
-        yield show
+    def merging(self, progress: Progress) -> None:
+        """Draw how far a merge is."""
+        if progress.done >= progress.total:  # may be told twice
+            self.close()
+            self._has_word = self._is_terminal
+            click.echo("scoring" if self._has_word else "", nl=False, err=True)
+            return
+        if self._draw is None:
+            self.close()
+            self._draw = self._open.enter_context(progress_bar(self._quiet))
+        self._draw(progress)
+
+    def scored(self, point: Point, done: int, total: int) -> None:
+        """Say what a point scored."""
+        self.close()
+        scores = ", ".join(f"{key} {score_text(score)}" for key, score in point.scores.items())
+        click.echo(printable(f"{done:>{len(str(total))}}/{total}  {point}: {scores}"), err=True)
+
+    def close(self) -> None:
+        """Take away what is not to stay."""
+        self._open.close()
+        self._draw = None
+        if self._has_word:
+            click.echo("\r\x1b[2K", nl=False, err=True)
+        self._has_word = False

@@ -140,11 +140,12 @@ class InMemory:
         elif self._may_hold:
             try:
                 self._live = made.live(self._model, **self._options)
-            except ExpressionError:  # its scalars cannot be left open, or cannot be these
+            except (ExpressionError, UsageError):  # its scalars cannot be left open, or be these
                 self._may_hold = False
         if self._live is not None:
             return self._live.state_dict() if self._model is None else self._model
-        options = {name: value for name, value in self._options.items() if name != "operands"}
+        held = ("operands",) if self._model is None else ("operands", "device")
+        options = {name: value for name, value in self._options.items() if name not in held}
         if self._model is None:
             return made.state_dict(**options)
         _check_apart(self._recipe, self._model, "it is written to for each point")

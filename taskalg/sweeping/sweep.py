@@ -92,6 +92,8 @@ def sweep(
     """
     if isinstance(score, str) and model is not None:
         raise UsageError("a command scores a folder, not a model", help="give a function")
+    if model is not None and options is not None and options.get("dtype") is not None:
+        raise UsageError("the model decides the dtypes", help="leave out dtype")
     recipe = recipe if recipe.numeric is None else recipe.numeric
     chosen = {} if options is None else options
     conditions = (subject_to,) if isinstance(subject_to, str) else tuple(subject_to)
