@@ -222,6 +222,24 @@ def test_a_folder_for_results_has_to_be_there(folder: Path) -> None:
     assert "there is no folder" in run("sweep", *SWEEP, "--csv", "no/x.csv", code=5).stderr
 
 
+def test_a_link_in_the_place_of_the_scratch_folder_is_left_alone(folder: Path) -> None:
+    (folder / ".taskalg-sweep.csv").symlink_to(folder / "toxic")
+    assert "is a link" in run("sweep", *SWEEP, code=5).stderr
+    assert (folder / "toxic" / "model.safetensors").exists()
+
+
+def test_a_command_that_does_not_say_the_model_is_noted(folder: Path) -> None:
+    script = (
+        (folder / "score.py")
+        .read_text("utf-8")
+        .replace("sys.argv[1]", 'os.environ["TASKALG_MODEL"]')
+    )
+    (folder / "score.py").write_text(script, "utf-8")
+    found = run("sweep", *SWEEP[:-1], SWEEP[-1].removesuffix(" {model}"))
+    assert found.stderr.startswith("the command does not say {model}: only TASKALG_MODEL")
+    assert run("sweep", *SWEEP, "--csv", "other.csv").stdout == found.stdout
+
+
 def test_a_failing_command_loses_nothing(folder: Path) -> None:
     script = (folder / "score.py").read_text("utf-8")
     (folder / "score.py").write_text(

@@ -98,6 +98,8 @@ def read_command(text: str, *, timeout: float | None = None, is_heard: bool = Fa
         raise UsageError(f"cannot read the command: {str(error).lower()}", note=text) from None
     if not words:
         raise UsageError("there is no command", help='write --score "python score.py {model}"')
+    if "{model}" not in text:
+        _log.warning("the command does not say {model}: only TASKALG_MODEL tells it the folder")
     return Command(tuple(words), timeout, is_heard)
 
 

@@ -134,16 +134,18 @@ class InMemory:
 
     def _evaluated(self, values: Values) -> Any:
         """Return the model, or a state dict, with the weights of a point."""
-        made = self._recipe.bind(**values)
         if self._live is not None:
             self._live.set(**values)
         elif self._may_hold:
             try:
-                self._live = made.live(self._model, **self._options)
+                self._live = self._recipe.bind(**values).live(self._model, **self._options)
             except (ExpressionError, UsageError):  # its scalars cannot be left open, or be these
                 self._may_hold = False
-        if self._live is not None:
-            return self._live.state_dict() if self._model is None else self._model
+        if self._live is None:
+            return self._anew(self._recipe.bind(**values))
+        return self._live.state_dict() if self._model is None else self._model
+
+    def _anew(self, made: Recipe) -> Any:
         held = ("operands",) if self._model is None else ("operands", "device")
         options = {name: value for name, value in self._options.items() if name not in held}
         if self._model is None:

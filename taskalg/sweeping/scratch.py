@@ -32,6 +32,11 @@ def scratch_folder(results: Path, folder: Path | None = None) -> Iterator[Path]:
     if not files.is_folder(place):
         raise OutputError(f"there is no folder {quoted(str(place))}", help="make it first")
     hidden = Path(os.path.abspath(place)) / f".taskalg-{results.name}"
+    if files.is_link(hidden):  # what it leads to is not ours to empty
+        raise OutputError(
+            f"{quoted(str(hidden))} is a link, where a sweep keeps its scratch folder",
+            help="remove the link",
+        )
     for _ in range(_ATTEMPTS):
         if not files.is_folder(hidden):
             with suppress(OutputError):  # another run made it meanwhile, or `take_lock` says why

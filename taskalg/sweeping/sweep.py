@@ -99,16 +99,21 @@ def sweep(
     conditions = (subject_to,) if isinstance(subject_to, str) else tuple(subject_to)
     run = _Run(recipe, read_grid(grid), read_goal(maximize, minimize, conditions), progress)
     run.check({name: chosen[name] for name in _PLANNING if name in chosen})
+    path = _place(RESULTS if csv is None and isinstance(score, str) else csv)
+    digest = run.digest(score if isinstance(score, str) else "", chosen)
     if isinstance(score, str):
         command = read_command(score, timeout=timeout, is_heard=verbose)
-        path = Path(csv or RESULTS)
-        with scratch_folder(path, None if scratch is None else Path(scratch)) as folder:
-            results = Results(path, run.names, run.digest(score, chosen), restart=restart)
+        assert path is not None, "a command's scores are always kept"
+        with scratch_folder(path, _place(scratch)) as folder:
+            results = Results(path, run.names, digest, restart=restart)
             return run.scored(InFolder(recipe, command, folder, chosen), results)
-    with nullcontext() if csv is None else scratch_folder(Path(csv)):
-        path_or_none = None if csv is None else Path(csv)
-        results = Results(path_or_none, run.names, run.digest("", chosen), restart=restart)
+    with nullcontext() if path is None else scratch_folder(path):
+        results = Results(path, run.names, digest, restart=restart)
         return run.scored(InMemory(recipe, score, model, chosen, hold=hold), results)
+
+
+def _place(path: AnyPath | None) -> Path | None:
+    return None if path is None else Path(path).expanduser()
 
 
 class _Run:
