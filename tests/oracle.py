@@ -20,6 +20,7 @@ from taskalg.language import nodes
 Row = dict[str, Fraction]
 Value = Fraction | Row
 Mention = Callable[[str], tuple[str, bool]]  # path -> checkpoint's key, and whether it is a vector
+Measure = Callable[[nodes.Call], Fraction]
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class World:
     values: dict[str, Value]
     functions: dict[str, nodes.Definition] = field(default_factory=dict)
     mention: Mention = lambda path: (path, False)
+    measure: "Measure | None" = None  # the number of norm, dot or cos
 
 
 def evaluate(
@@ -223,6 +225,9 @@ def _call(node: nodes.Call, world: World, local: Mapping[str, Value]) -> Value:
         in_order = [*plain, *(named[name] for name in parameters if name in named)]
         return [meaning(value, world, local) for value in in_order]  # type: ignore[arg-type]
 
+    if node.function in ("norm", "dot", "cos"):
+        assert world.measure is not None
+        return world.measure(node)
     if node.function in world.functions:
         definition = world.functions[node.function]
         parameters = [parameter.name for parameter in definition.parameters]
@@ -375,6 +380,39 @@ def encode(value: Element, form: Format) -> int:
     if not form.has_inf and size == form.first_special:
         return form.nan
     return size | (form.sign if value < 0 else 0)
+
+
+# ---- Measured scalars, of elements that are numbers
+
+
+def elements(rows: Mapping[str, Row], checkpoints: Mapping[str, "Tensors"]) -> list[Fraction]:
+    """Return all floating elements of a sum, one after the other, each rounded once to binary64."""
+    form, found = FORMATS["F64"], []
+    shapes = next(iter(checkpoints.values()))
+    for name, row in rows.items():
+        if shapes[name].dtype not in FORMATS:
+            continue
+        terms = [checkpoints[key][name] for key in row]
+        columns = zip(*(term.patterns for term in terms), strict=True)
+        forms = [FORMATS[term.dtype] for term in terms]
+        for column in columns:
+            value = encode(combine(column, forms, list(row.values())), form)
+            number = decode(value, form)
+            assert isinstance(number, Fraction)
+            found.append(number)
+        found += [Fraction(0)] * (0 if row else len(shapes[name].patterns))
+    return found
+
+
+def measured(function: str, arguments: Sequence[Sequence[Fraction]]) -> tuple[float, float]:
+    """Return a measured scalar, and how large the numbers are that may not be exact."""
+    x, y = arguments[0], arguments[-1]
+    xx, yy = (sum((e * e for e in one), Fraction(0)) for one in (x, y))
+    xy = sum((a * b for a, b in zip(x, y, strict=True)), Fraction(0))
+    norms = math.sqrt(xx) * math.sqrt(yy)
+    if function == "norm":
+        return math.sqrt(xx), math.sqrt(xx)
+    return (float(xy), norms) if function == "dot" else (float(xy) / norms, 1.0)
 
 
 # ---- Files

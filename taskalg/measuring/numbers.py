@@ -75,7 +75,7 @@ def scalar(expression: Expression, settings: Settings) -> Fraction:
             _values(rounds_for(total, [value], choices, expression.items), settings)
         )
     if value.constant is None:
-        raise UsageError("this scalar is no number", note=f"it is {value}")
+        raise UsageError(f"{expression} is no number", note="it depends on the tensor")
     return value.constant
 
 

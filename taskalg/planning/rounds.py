@@ -102,7 +102,7 @@ def _depths(total: Resolved, parts: Iterable[Coefficient]) -> dict[str, int]:
             raise UsageError(
                 f"{quoted(inside_of)} depends on {name}, which has no value yet",
                 note="what is measured is measured once, before scalars are set",
-                help=f"recipe.bind({name}=0.4) gives it one, where it is to stay",
+                help=f"write a number in the place of {name} there",
             )
         if name not in found:
             inner = [depth(other, name) for other in _names(_parts(total.measured[name]))]
@@ -128,13 +128,28 @@ def _round(
 ) -> Round:
     scalars = {name: total.measured[name] for name in names}
     sums = tuple({one: None for scalar in scalars.values() for one in scalar.arguments})
+    return Round(plan_together(total, sums, choices, items), sums, scalars)
+
+
+def plan_together(
+    total: Resolved,
+    sums: Sequence[WeightedSum[Operand]],
+    choices: Choices,
+    items: Mapping[Item, Span] | None = None,
+) -> Plan:
+    """Plan sums of a total's operands side by side, each times its symbol of `symbols_of`.
+
+    Raises:
+        MismatchError: the checkpoints do not fit.
+        ExpressionError: a pattern or range selects nothing.
+    """
     symbols = [Coefficient.symbol(name) for name in symbols_of(len(sums))]
     beside = WeightedSum.adding(map(WeightedSum.scaled, sums, symbols)).terms
     operands = [operand for operand, _ in total.terms]
     terms = tuple((operand, beside.get(operand, Coefficient())) for operand in operands)
     weights = {operand: _weights(operand) for operand in operands}
     summed = Canonical(terms, {}, total.against).over(weights.__getitem__)
-    return Round(plan_measuring(summed, choices, items), sums, scalars)
+    return plan_measuring(summed, choices, items)
 
 
 def _weights(operand: Operand) -> Operand:
