@@ -44,7 +44,7 @@ DOCUMENTS = [ROOT / "README.md", REFERENCE]
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.ta"))
 SCRIPTS = [
     ROOT / "examples" / name
-    for name in ("negate.py", "add.py", "embed.py", "learn_coefficients.py")
+    for name in ("negate.py", "add.py", "sweep.py", "embed.py", "learn_coefficients.py")
 ]
 MODELS = ("base", "a", "b", "c", "ft", "math", "code")  # names that the examples may use
 TASKS = ("toxic", "sent_yelp", "lm_yelp", "lm_amazon")
