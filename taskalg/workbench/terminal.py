@@ -8,20 +8,28 @@ script ends with its first error, for what follows may rest on what failed.
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.util import find_spec
+from threading import Timer
 
 import click
 import platformdirs
 
 from taskalg.console import Failure, Terminated, forget_interruption, tell_bug
+from taskalg.language.parser import grammar
 from taskalg.workbench.answer import Answer
 from taskalg.workbench.session import Session
 
+# Seconds after which the grammar is built, which takes 40 ms: after the first prompt, which waits
+# for nothing, and before anybody has typed an expression.
+_READING = 0.2
 PROMPT, MORE = ">>> ", "... "
 Ask = Callable[[], str]  # raises EOFError at the end, KeyboardInterrupt when a line is dropped
 
 
 def converse(session: Session) -> None:
     """Ask and answer until the user leaves."""
+    warming = Timer(_READING, grammar)
+    warming.daemon = True
+    warming.start()
     ask = _asking(session)
     while True:
         try:

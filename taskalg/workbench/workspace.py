@@ -9,11 +9,10 @@ from taskalg.algebra.operators import BUILTINS
 from taskalg.algebra.weighted_sum import WeightedSum, references
 from taskalg.checkpoints.base import Checkpoint, Opening, check_unchanged
 from taskalg.compiler import Bindings, Reader
-from taskalg.errors import CheckpointError, Source
+from taskalg.errors import CheckpointError, Source, Span
 from taskalg.expression import Opened, Written, opened_as
-from taskalg.language.nodes import Node, Use
+from taskalg.language.nodes import Name, Node, Use
 from taskalg.language.nodes import Recipe as Program
-from taskalg.language.parser import parse_expression
 from taskalg.language.printer import print_recipe
 from taskalg.language.recipe import link
 from taskalg.recipe import Recipe
@@ -98,7 +97,7 @@ class Workspace:
 
 def name_node(name: str) -> Node:
     """Return a name as an expression."""
-    return parse_expression(Source("<session>", name))
+    return Name(name, Span(Source("<session>", name), 0, len(name)))
 
 
 def _has_use(program: Program) -> bool:

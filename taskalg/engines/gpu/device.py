@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib import metadata
 from typing import Any
 
 from taskalg.errors import UsageError, quoted
@@ -121,6 +120,8 @@ def _unusable(torch: Any) -> UsageError | None:
 
 def _unpaired() -> UsageError | None:
     """Hold Triton against what torch asks for; every release of torch is made for one of Triton."""
+    from importlib import metadata  # which costs 15 ms, and most who come here have no GPU
+
     wanted = None
     for requirement in metadata.requires("torch") or ():
         match = re.match(r"triton\s*\(?==\s*([\d.]+)", requirement)
