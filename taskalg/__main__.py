@@ -16,6 +16,10 @@ def run() -> None:
     """
     code: object = 70  # our bug, if anything but an exit ends the command
     try:
+        if "_TASKALG_COMPLETE" in os.environ:  # a shell asks; any other run needs none of it
+            from taskalg.cli.completion import prepare
+
+            prepare(main)
         main(prog_name="taskalg")
     except SystemExit as stop:
         code = stop.code

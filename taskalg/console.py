@@ -99,7 +99,8 @@ class ExpressionCommand(click.Command):
         misspelt = any(
             o.startswith("--") and o.partition("=")[0] not in takes_value for o in options
         )
-        if len(expressions) > wanted and not misspelt:  # click tells that better
+        is_wrong = len(expressions) > wanted and not ctx.resilient_parsing
+        if is_wrong and not misspelt:  # click tells that better
             raise click.UsageError(
                 f"unexpected {' '.join(expressions[wanted:])!r}: put each expression in quotes", ctx
             )

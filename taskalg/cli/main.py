@@ -6,6 +6,7 @@ from taskalg.cli.again import rerun, verify
 from taskalg.cli.look import check, demo, equal, explain, fmt, inspect, ops
 from taskalg.cli.produce import convert, merge
 from taskalg.cli.repl import repl
+from taskalg.cli.shell import completion
 from taskalg.cli.sweep import sweep
 from taskalg.console import Tool
 from taskalg.version import __version__
@@ -25,6 +26,7 @@ COMMANDS = (
     convert,
     ops,
     demo,
+    completion,
 )
 
 
