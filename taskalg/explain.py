@@ -27,7 +27,7 @@ from taskalg.planning.donor import opened
 from taskalg.planning.plan import Plan, Usage
 from taskalg.planning.rounds import Round, rounds
 from taskalg.remarks import remarks, remarks_json, warnings
-from taskalg.running.blocks import arena_size, factors_size
+from taskalg.running.blocks import MEMORY, arena_size, factors_size
 from taskalg.running.execute import output_layouts, rehearse
 from taskalg.running.stream import Settings
 from taskalg.units import bytes_text
@@ -59,9 +59,9 @@ class Explanation:
         """An upper bound of the process's resident memory [bytes]."""
         threads = self.threads or available_threads()
         specs = sum(len(opened(operand).tensors) for operand in self.plan.operands)
-        plans = [self.plan, *(one.plan for one in self.passes)]
-        buffers = max(threads * arena_size(p, threads) + factors_size(p, threads) for p in plans)
-        return _PROCESS + buffers + _HEADER * specs
+        buffers = threads * arena_size(self.plan, threads) + factors_size(self.plan, threads)
+        measuring = (MEMORY + factors_size(one.plan, threads) for one in self.passes)
+        return _PROCESS + max([buffers, *measuring]) + _HEADER * specs
 
     def __str__(self) -> str:
         plan = self.plan

@@ -22,7 +22,7 @@ from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.compiler import locate
 from taskalg.errors import KindError, Source, TaskalgError, UsageError, quoted
 from taskalg.planning.align import align, strip_prefix
-from taskalg.planning.difference import where_not_zero
+from taskalg.planning.difference import unknowns, where_not_zero
 from taskalg.planning.donor import choose_donor, opened
 from taskalg.planning.fit import check_items
 from taskalg.planning.resolve import Operand, Resolved, Resolver
@@ -180,7 +180,8 @@ class Expression(Arithmetic):
             return where_not_zero(self._less(other))
         if not all(scalars):
             return "one is a scalar, the other is not"
-        _, rest = (self - other).resolved_scalar()
+        total, rest = (self - other).resolved_scalar()
+        rest = rest.given(unknowns(total))
         return None if find_nonzero([rest]) is None else f"the scalars are {self} and {other}"
 
     def _less(self, other: "Expression") -> Resolved:

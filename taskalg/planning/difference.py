@@ -1,16 +1,20 @@
 """Where two sums differ: the sum of their difference, looked at tensor by tensor.
 
-With headers the real tensor names decide; without, every tensor that could exist.
+With headers the real tensor names decide; without, every tensor that could exist. What is measured
+is an unknown, and one unknown where its arguments are equal in that sense.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.algebra.proof import find_nonzero
+from taskalg.algebra.selectors import places
 from taskalg.algebra.table import tabulate
-from taskalg.errors import quoted
-from taskalg.planning.resolve import Resolved
+from taskalg.algebra.weighted_sum import Measured, WeightedSum
+from taskalg.errors import ExpressionError, quoted
+from taskalg.planning.donor import opened
+from taskalg.planning.resolve import Operand, Resolved
 from taskalg.planning.result import tensor_places
 
 
@@ -20,7 +24,8 @@ def where_not_zero(rest: Resolved) -> str | None:
     Raises:
         ExpressionError: it cannot be decided without tensor names.
     """
-    parts = [part for _, part in rest.terms]
+    same = unknowns(rest)
+    parts = [part.given(same) for _, part in rest.terms]
     varies = any(part.varies for part in parts)
     if varies and _all_opened(rest):
         table = tabulate(parts, tensor_places(rest))
@@ -37,6 +42,58 @@ def where_not_zero(rest: Resolved) -> str | None:
         return _telling(rest, row, None)
     undecided = "with paths the real tensor names would decide"
     return f"{_telling(rest, row, str(witness))}; {undecided}"
+
+
+def unknowns(total: Resolved) -> dict[str, Coefficient]:
+    """Return one symbol for measured scalars that are equal, by the names of the others.
+
+    `norm(a[0:4])` is `norm(a[:4])`, which their texts do not tell.
+    """
+    found: dict[str, Coefficient] = {}
+    kept: dict[str, Measured[Operand]] = {}
+    for name, one in sorted(total.measured.items(), key=lambda item: item[1].depth):
+        arguments = [_given(argument, found) for argument in one.arguments]
+        for other, known in kept.items():
+            if known.function == one.function and _are_equal(total, known.arguments, arguments):
+                found[name] = Coefficient.symbol(other)
+                break
+        else:
+            kept[name] = Measured(one.function, tuple(arguments))
+    return found
+
+
+def _given(argument: WeightedSum[Operand], found: dict[str, Coefficient]) -> WeightedSum[Operand]:
+    return WeightedSum({operand: part.given(found) for operand, part in argument.terms.items()})
+
+
+def _are_equal(
+    total: Resolved, ours: Sequence[WeightedSum[Operand]], theirs: Sequence[WeightedSum[Operand]]
+) -> bool:
+    """Tell whether arguments are equal in one order or the other; no, where that is hard to say."""
+    minus = Coefficient(-1)
+    for order in (theirs, theirs[::-1]):
+        rests = [
+            WeightedSum.adding([one, other.scaled(minus)])
+            for one, other in zip(ours, order, strict=True)
+        ]
+        parts = [part for rest in rests for part in rest.terms.values()]
+        if _vanish(total, parts):
+            return True
+    return False
+
+
+def _vanish(total: Resolved, parts: Iterable[Coefficient]) -> bool:
+    left = [part for part in parts if part]
+    if not any(part.varies for part in left):
+        return all(part.vanishes() for part in left)
+    if _all_opened(total):
+        specs = (opened(operand).tensors for operand, _ in total.terms)
+        table = tabulate(left, places({name: None for tensors in specs for name in tensors}))
+        return all(Coefficient(value).vanishes() for row in table.classes for value in row)
+    try:
+        return find_nonzero(left) is None
+    except ExpressionError:
+        return False
 
 
 def _all_opened(total: Resolved) -> bool:

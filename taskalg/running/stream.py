@@ -40,7 +40,8 @@ class Progress:
 
     done: int  # bytes read and written so far, downloaded, or factorized
     total: int  # bytes that will be
-    doing: str = "merging"  # or "downloading", which comes first; or "factorizing", for adapters
+    # Or "downloading" and "measuring", which come first; or "factorizing", for adapters.
+    doing: str = "merging"
 
 
 @dataclass(frozen=True)
