@@ -396,17 +396,58 @@ def test_the_base_is_scored_once_and_first_and_may_be_the_model(with_model: bool
     assert same(score.given[1], found["ft"])
 
 
-@pytest.mark.parametrize("hold, goal", [(True, "base.score"), (False, "score")])
-def test_a_model_that_would_be_read_after_it_is_written_is_refused(hold: bool, goal: str) -> None:
+def negated(found: Mapping[str, Any]) -> ta.Recipe:
+    models = {"ft": found["ft"]}
+    return ta.compile("base - s*(ft - base)", base=found["base"], models=models, set={"s": 1})
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_model_that_is_the_base_gets_its_weights_back(fails: bool) -> None:
+    found = states()
+    recipe, before = negated(found), copied(found["base"])
+    given: list[float] = []
+
+    def score(state: Mapping[str, torch.Tensor]) -> float:
+        given.append(first_number(state))
+        return 1 / (2 - len(given)) if fails else len(given)
+
+    if fails:
+        with pytest.raises(ZeroDivisionError):
+            ta.sweep(recipe, {"s": "1, 0.5"}, score, model=found["base"])
+    else:
+        ta.sweep(recipe, {"s": "1, 0.5"}, score, model=found["base"], maximize="s")
+    assert len(set(given)) == 2  # it was written to
+    assert same(found["base"], before)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [("ft", {}), ("base", {"hold": False}), ("base", {"options": {"donor": "ft"}})],
+)
+def test_a_model_that_would_be_read_after_it_is_written_is_refused(
+    name: str, options: dict[str, Any]
+) -> None:
+    found = states()
+    before = copied(found[name])
+    with pytest.raises(ta.UsageError, match="the model is a checkpoint of the recipe"):
+        ta.sweep(negated(found), {"s": "1, 0.5"}, lambda _: 1, model=found[name], **options)
+    assert same(found[name], before)
+
+
+def test_a_model_of_a_recipe_without_a_base_is_refused() -> None:
+    found = {"a": weights(0), "b": weights(1)}
+    recipe = ta.compile("lerp(a, b, s)", models=found, set={"s": 0})
+    with pytest.raises(ta.UsageError, match="the model is a checkpoint of the recipe"):
+        ta.sweep(recipe, {"s": "0, 1"}, lambda _: 1, model=found["a"])
+
+
+def test_a_base_that_cannot_stay_open_is_refused_as_the_model() -> None:
     found = states()
     recipe = ta.compile(
-        "base + s*(ft - base)", base=found["base"], models={"ft": found["ft"]}, set={"s": 1}
+        "s*base + t*b", base=found["base"], models={"b": found["b"]}, set={"s": 1, "t": 0}
     )
-    before = copied(found["ft"])
     with pytest.raises(ta.UsageError, match="the model is a checkpoint of the recipe"):
-        ta.sweep(recipe, {"s": "1, 0.5"}, lambda _: 1, model=found["ft"], hold=hold, maximize=goal)
-    assert same(found["ft"], before)
-    ta.sweep(recipe, {"s": "1, 0.5"}, lambda _: 1, model=found["ft"])  # it is copied before
+        ta.sweep(recipe, {"s": "0.5", "t": "0.5"}, lambda _: 1, model=found["base"])
 
 
 def test_a_number_may_be_torch_s_and_means_the_decimal_it_prints_as() -> None:

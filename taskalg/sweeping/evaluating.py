@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.weighted_sum import WeightedSum
+from taskalg.checkpoints.base import Checkpoint
 from taskalg.checkpoints.memory import open_memory
 from taskalg.errors import ExpressionError, TaskalgError, UsageError
 from taskalg.recipe import Recipe
@@ -42,8 +43,8 @@ class Evaluator(Protocol):
         """Score the recipe with some scalars."""
         ...
 
-    def leave(self, values: Values) -> None:
-        """Leave behind what the recipe gives with some scalars, if anything is."""
+    def leave(self, values: Values | None) -> None:
+        """Leave behind what the recipe gives with some scalars; None after an error."""
         ...
 
 
@@ -75,7 +76,7 @@ class InFolder:
         """Write, score, remove."""
         return self._evaluated(self._recipe.bind(**values), values, self._options)
 
-    def leave(self, values: Values) -> None:
+    def leave(self, values: Values | None) -> None:
         """Leave nothing."""
 
     def _evaluated(
@@ -102,9 +103,13 @@ class InMemory:
     Args:
         recipe: with scalars to set.
         score: is given the model, or a state dict if there is none.
-        model: gets each point's weights in place; None for weights by name.
+        model: gets each point's weights in place; None for weights by name. If it is the recipe's
+            base, it gets its own back at the end: or the recipe would mean something else then.
         options: of `Recipe.live` or `Recipe.load_into`.
         hold: whether operands may be held from one point to the next.
+
+    Raises:
+        UsageError: the model is another checkpoint of the recipe.
     """
 
     def __init__(
@@ -113,13 +118,18 @@ class InMemory:
         self._recipe, self._score, self._model, self._options = recipe, score, model, options
         self._may_hold = hold
         self._live: Live[Recipe] | None = None
+        operands = set() if model is None else _places(recipe) & _places_of(open_memory(model))
+        self._is_base = bool(operands)
+        if operands:
+            base = _places(base_of(recipe)) if isinstance(recipe.base, WeightedSum) else set()
+            is_other = not operands <= base or options.get("donor", "base") != "base"
+            self._refuse(is_other or not hold)
 
     def base(self) -> dict[str, float]:
         """Score the base. Before any point: what is held afterwards is not read again."""
         made = base_of(self._recipe)
         if self._model is None:
             return self._scored(made.state_dict(**_running(self._options)))
-        _check_apart(self._recipe, self._model, "the base is to be scored in it", but=made)
         made.load_into(self._model, **_running(self._options))
         return self._scored(self._model)
 
@@ -127,9 +137,12 @@ class InMemory:
         """Evaluate and score."""
         return self._scored(self._evaluated(values))
 
-    def leave(self, values: Values) -> None:
-        """Leave the model, if there is one, with the weights of a point."""
-        if self._model is not None:
+    def leave(self, values: Values | None) -> None:
+        """Leave the model, if there is one, with the weights of a point, or with its own."""
+        if self._is_base:
+            if self._live is not None:
+                self._live.reset()
+        elif self._model is not None and values is not None:
             self._evaluated(values)
 
     def _evaluated(self, values: Values) -> Any:
@@ -150,9 +163,17 @@ class InMemory:
         options = {name: value for name, value in self._options.items() if name not in held}
         if self._model is None:
             return made.state_dict(**options)
-        _check_apart(self._recipe, self._model, "it is written to for each point")
+        self._refuse(self._is_base)
         made.load_into(self._model, **options)
         return self._model
+
+    def _refuse(self, is_read: bool) -> None:
+        """Refuse a model that would be read after it is written."""
+        if is_read:
+            raise UsageError(
+                "the model is a checkpoint of the recipe, and is written to for each point",
+                help="give a copy of it: model=copy.deepcopy(model)",
+            )
 
     def _scored(self, weights: Any) -> dict[str, float]:
         return checked_scores(self._score(weights), self._recipe.scalars)
@@ -185,23 +206,11 @@ def _folder(recipe: Recipe) -> Path | None:
     return checkpoint.folder
 
 
-def _check_apart(recipe: Recipe, model: Any, why: str, *, but: Recipe | None = None) -> None:
-    """Refuse a model that is an operand, where it would be read after it is written.
-
-    Raises:
-        UsageError: it is one, and not of `but`.
-    """
-    read = _places(recipe) - (set() if but is None else _places(but))
-    written = {array.address for array in open_memory(model).arrays if array.nbytes}
-    if not read.isdisjoint(written):
-        raise UsageError(
-            f"the model is a checkpoint of the recipe, and {why}",
-            help="give a copy of it: model=copy.deepcopy(model)",
-        )
-
-
 def _places(recipe: Recipe) -> set[int]:
     """Return where a recipe's operands are, those in memory."""
     opened = [operand.checkpoint for operand, _ in recipe.resolved.terms]
-    arrays = (array for one in opened if one is not None for array in one.arrays)
-    return {array.address for array in arrays if array.nbytes}
+    return {place for one in opened if one is not None for place in _places_of(one)}
+
+
+def _places_of(checkpoint: Checkpoint) -> set[int]:
+    return {array.address for array in checkpoint.arrays if array.nbytes}

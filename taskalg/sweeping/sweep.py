@@ -56,8 +56,9 @@ def sweep(
     subject_to="control >= 0.95*base.control")`.
 
     A function is called with the model, which has the point's weights in place, or with a state
-    dict, which the next point overwrites. Afterwards the model has the weights of the chosen point;
-    those of the recipe as it is if none was chosen.
+    dict, which the next point overwrites; it must not change them. Afterwards the model has the
+    weights of the chosen point; those of the recipe as it is if none was chosen; and its own if
+    it is the recipe's base.
 
     A command is given a folder in the place of `{model}`, and a value in that of `{λ}`; also in
     TASKALG_MODEL and TASKALG_λ. It is started without a shell. Its last line on stdout is a number,
@@ -160,6 +161,17 @@ class _Run:
 
     def scored(self, evaluator: Evaluator, results: Results) -> Sweep:
         """Score what is not scored yet, and choose."""
+        try:
+            self._score(evaluator, results)
+            found = self._found(results.scores)
+            given = {name: self._recipe.scalars[name] for name in self.names}
+            evaluator.leave(given if found.chosen is None else found.chosen.values)
+        except BaseException:
+            evaluator.leave(None)
+            raise
+        return found
+
+    def _score(self, evaluator: Evaluator, results: Results) -> None:
         done = sum(_key(values) in results.scores for values in self._points)
         if done:
             _log.info("%d of %d points are scored already", done, len(self._points))
@@ -175,10 +187,6 @@ class _Run:
                     point = Point(values, results.scores[_key(values)])
                     self._progress(point, done, len(self._points))
             self._check_names(results)
-        found = self._found(results.scores)
-        given = {name: self._recipe.scalars[name] for name in self.names}
-        evaluator.leave(given if found.chosen is None else found.chosen.values)
-        return found
 
     def _check_names(self, results: Results) -> None:
         """Refuse a goal of unknown names as soon as the first scores are there."""
