@@ -23,8 +23,8 @@ from taskalg.running.blocks import ALIGNMENT, MEMORY
 
 Terms = list[tuple[int, Fraction]]  # operands by their place in the combination, and factors
 
-# Bytes of one thread's buffers: nine bf16 inputs took a sixth less time than with 3 MB, because less
-# is done in Python, and nothing leaves through the cache that would have to stay in it.
+# Bytes of one thread's buffers. With nine bf16 inputs a sixth less time than 3 MB, for less is done
+# in Python; the kernel is no slower on what has left the caches.
 _TARGET = 12_000_000
 _ALONE = -1  # in the place of a second operand
 

@@ -101,13 +101,24 @@ def _measure(
             return _finite(gram[x][y], name, found, x, y)
 
         pair = [places[total] for total in scalar.arguments]
-        numbers[name] = Fraction(_number(name, scalar.function, dot, pair))
+        numbers[name] = Fraction(formula(name, scalar.function, dot, pair))
     return numbers
 
 
-def _number(
+def formula(
     name: str, function: str, dot: Callable[[int, int], float], arguments: Sequence[int]
 ) -> float:
+    """Return the number of a measured scalar, from inner products of its arguments.
+
+    Args:
+        name: of the scalar.
+        function: "norm", "dot" or "cos".
+        dot: returns the product of two sums, by their places.
+        arguments: places of its arguments.
+
+    Raises:
+        MismatchError: it is the cosine of an angle with a sum that is zero.
+    """
     x, y = arguments[0], arguments[-1]
     match function:
         case "norm":
