@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from taskalg.cli.main import main
+from taskalg.sweeping.command import read_command
 from tests import oracle
 from tests.merging import tree
 from tests.test_sweep import hidden
@@ -167,6 +168,17 @@ def test_words_of_a_command_stay_words_and_get_values(folder: Path) -> None:
     lines = (folder / "words").read_text("utf-8").splitlines()
     assert lines == [str(["x y", f"at={text}", "{other}", model]) for text in ("1/3", "2")]
     assert list(place.iterdir()) == [] and not (folder / "ouch").exists()
+
+
+def test_where_backslashes_are_no_escapes_words_are_split_as_well(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskalg.sweeping.command._POSIX", False)
+    command = read_command('"C:\\Program Files\\python.exe" -S score.py {model}')
+    assert command.words == ("C:\\Program Files\\python.exe", "-S", "score.py", "{model}")
+    waiting = "import time; time.sleep(60)"
+    slow = ["--score", f'"{sys.executable}" -S -c "{waiting}" {{model}}', "--timeout", "0.2"]
+    assert "takes longer" in run("sweep", TEXT, *FILES, "--set", "λ=0,1", *slow, code=2).stderr
 
 
 def python(text: str) -> list[str]:

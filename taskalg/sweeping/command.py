@@ -7,6 +7,7 @@ writes `sh -c '…'`.
 
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from taskalg.errors import UsageError, quoted
 _LAST_LINES = 20  # of what a command that failed said
 _PATIENCE = 5  # seconds between asking it to stop and making it
 _POSIX = os.name == "posix"
+_QUOTED = re.compile(r"^([\"'])(.*)\1$", re.DOTALL)
 
 _log = logging.getLogger(__name__)
 
@@ -93,9 +95,11 @@ def read_command(text: str, *, timeout: float | None = None, is_heard: bool = Fa
     if timeout is not None and not timeout > 0:
         raise UsageError("a command needs more time", note=f"found {timeout:g} s")
     try:
-        words = shlex.split(text, posix=_POSIX)
+        words = shlex.split(text, posix=_POSIX)  # elsewhere a backslash is no escape
     except ValueError as error:
         raise UsageError(f"cannot read the command: {str(error).lower()}", note=text) from None
+    if not _POSIX:
+        words = [_QUOTED.sub(r"\2", word) for word in words]
     if not words:
         raise UsageError("there is no command", help='write --score "python score.py {model}"')
     if "{model}" not in text:
