@@ -15,6 +15,7 @@ from typing import IO, Any, NoReturn
 import click
 
 from taskalg.errors import OutputError, TaskalgError, printable
+from taskalg.help_pages import Page, format_first_page
 from taskalg.running.stream import Progress
 from taskalg.units import bytes_text
 
@@ -46,6 +47,10 @@ class Terminated(KeyboardInterrupt):
 class Tool(click.Group):
     """The `taskalg` command: whatever happens inside becomes a message and an exit code."""
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands in their sections; a page of two options would need them more."""
+        format_first_page(self.commands, formatter)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; TaskalgErrors keep their exit codes, anything else unexpected is 70."""
         for stream in (sys.stdout, sys.stderr):  # a terminal may not know every character
@@ -68,7 +73,7 @@ class Tool(click.Group):
             raise click.exceptions.Exit(_BUG) from None
 
 
-class ExpressionCommand(click.Command):
+class ExpressionCommand(Page):
     """A command whose expressions may start with a minus sign, without `--` before them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -245,10 +247,37 @@ def test_an_unexpected_exception_is_called_our_bug(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("command", [None, *sorted(main.commands)])
-def test_help_shows_an_example_first_and_fits_a_screen(command: str | None) -> None:
+def test_help_shows_an_example_first_and_is_short(command: str | None) -> None:
     lines = run(*([command] if command else []), "--help").stdout.splitlines()
-    assert any(line.startswith("  taskalg ") for line in lines[:10])
-    assert len(lines) <= {"merge": 40, "sweep": 72}.get(command or "", 24)
+    example = next(i for i, line in enumerate(lines) if line.startswith("  taskalg "))
+    assert example <= (7 if command == "sweep" else 4)
+    assert len(lines) <= {None: 24, "merge": 62, "sweep": 96}.get(command, 48)
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_first_page_fits_a_small_terminal_and_names_every_command() -> None:
+    lines = run("--help").stdout.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert not any("..." in line for line in lines[1:])  # every sentence is whole
+    listed = [line[12:].split()[0] for line in lines[6:-2]]
+    assert sorted(listed) == sorted(main.commands)
+    sections = [line[2:].split()[0] for line in lines[6:-2] if line[2] != " "]
+    assert sections == ["evaluate", "look", "explore", "repeat", "begin"]
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_option_says_what_it_does_and_has_its_section(command: str) -> None:
+    page = run(command, "--help").stdout
+    for parameter in main.commands[command].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+            assert f"  {parameter.opts[0]} " in page or f"  {parameter.opts[0]}\n" in page
+    titles = [line[:-1] for line in page.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
+    order = ["Options", "Names", "Result", "Run", "Exit codes", "Environment"]
+    assert titles == [title for title in order if title in titles]
+    reads = any(parameter.name == "bases" for parameter in main.commands[command].params)
+    assert ("Exit codes" in titles) == reads
 
 
 def test_sigterm_cleans_up_and_exits_with_130(tmp_path: Path) -> None:

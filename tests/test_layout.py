@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # engines stand beside the language and the files: they see neither.
 FLOORS = (
     ("errors", "version"),
-    ("dtypes", "machine", "markup", "system", "units"),
+    ("dtypes", "help_pages", "machine", "markup", "system", "units"),
     ("blame",),
     ("engines", "files", "language"),
     ("algebra", "checkpoints", "handles"),

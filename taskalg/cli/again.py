@@ -11,6 +11,7 @@ from taskalg import listing
 from taskalg.cli.options import json_option, print_json
 from taskalg.console import progress_bar
 from taskalg.errors import UsageError, VerificationError, quoted
+from taskalg.help_pages import Page
 from taskalg.names import locations
 from taskalg.repeating.rerun import rerun as run_again
 from taskalg.repeating.verify import verify as find_differences
@@ -18,22 +19,22 @@ from taskalg.repeating.verify import verify as find_differences
 _SHARE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(%?)", re.ASCII)
 
 
-@click.command()
+@click.command(cls=Page)
 @click.argument("out", metavar="OUT")
 @locations
 @click.option("--sample", metavar="SHARE", help="Evaluate so much again: 5%, or 0% for headers.")
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress, and nothing when all is well.")
 def verify(out: str, where: dict[str, Any], sample: str | None, as_json: bool, quiet: bool) -> None:
-    """Compare an output with its manifest, and with its inputs.
-
-    Files are held against the digests that merge --hash recorded. When inputs are given, or there
-    are no digests, the sum is evaluated again and every byte compared. Exits with 6 when something
-    differs.
+    """Compare an output with its manifest and its inputs.
 
     \b
     taskalg verify detoxed/
     taskalg verify detoxed/ --base gpt2/ --task toxic=gpt2-toxic/ --sample 5%
+
+    Files are held against the digests that merge --hash recorded. When inputs are given, or there
+    are no digests, the sum is evaluated again and every byte compared. Exits with 6 when something
+    differs.
     """
     share = None if sample is None else _share(sample)
     with progress_bar(quiet or as_json) as progress:
@@ -47,7 +48,7 @@ def verify(out: str, where: dict[str, Any], sample: str | None, as_json: bool, q
         click.echo(str(found))
 
 
-@click.command()
+@click.command(cls=Page)
 @click.argument("out", metavar="OUT")
 @locations
 @click.option("-o", "new", required=True, metavar="NEW", help="The folder to write.")

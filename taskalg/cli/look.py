@@ -12,6 +12,7 @@ from taskalg.cli.options import choices, json_option, print_json, show
 from taskalg.compiler import read_recipe, recipe_source
 from taskalg.console import ExpressionCommand
 from taskalg.errors import quoted
+from taskalg.help_pages import Page
 from taskalg.language.format import format_text
 from taskalg.names import Names, allow_pickle, bindings
 
@@ -29,7 +30,7 @@ def explain(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Say what merge would do. Opens headers only.
+    """Say what merge would do; no data is read.
 
     \b
     taskalg explain "base + 0.4*math" --base llama/ --task math=llama-math/
@@ -49,10 +50,12 @@ def check(
     allow_partial: bool,
     as_json: bool,
 ) -> None:
-    """Print the kind and the canonical sum. --model NAME declares a name without a file.
+    """Print the kind and the canonical sum.
 
     \b
     taskalg check "c + (b - a)" --model a --model b --model c
+
+    --model NAME declares a name without a file.
     """
     recipe = names.recipe(expr)
     kind = recipe.check(allow_partial=allow_partial)
@@ -73,13 +76,13 @@ def equal(
     names: Names,
     as_json: bool,
 ) -> None:
-    """Prove that two expressions are equal, or show where they differ. No data is read.
-
-    Exits with 0 when they are equal and 1 when they differ. Without --base, --task and --model, any
-    name is a checkpoint.
+    """Prove two expressions equal, or show where they differ.
 
     \b
     taskalg equal "base + 0.5*(a - base) + 0.5*(b - base)" "(a + b)/2"
+
+    No data is read. Exits with 0 when they are equal and 1 when they differ. Without --base, --task
+    and --model, any name is a checkpoint.
     """
     recipes = [names.recipe(text, free=names.nothing_bound) for text in (first, second)]
     found = recipes[0].difference(recipes[1])
@@ -90,15 +93,18 @@ def equal(
     sys.exit(0 if found is None else 1)
 
 
-@click.command()
+@click.command(cls=Page)
 @click.argument("file", default="-")
 @click.option("--check", "only_check", is_flag=True, help="Print nothing; exit 1 if it differs.")
 @click.pass_context
 def fmt(ctx: click.Context, file: str, only_check: bool) -> None:
-    """Print a recipe in its standard form; comments and numbers stay as they are.
+    """Print a recipe in its standard form.
 
     \b
     taskalg fmt detox.ta
+
+    Comments and the spelling of numbers stay as they are. Without FILE, or with -, the recipe comes
+    from stdin.
     """
     if file == "-":
         source = recipe_source("<stdin>", sys.stdin.buffer.read(), None)
@@ -112,12 +118,12 @@ def fmt(ctx: click.Context, file: str, only_check: bool) -> None:
         ctx.exit(1)
 
 
-@click.command()
+@click.command(cls=Page)
 @click.argument("path")
 @allow_pickle
 @json_option
 def inspect(path: str, allow_pickle: bool, as_json: bool) -> None:
-    """List what is in a checkpoint: tensors, dtypes, shapes, shards.
+    """List the tensors of a checkpoint: dtype, shape, shard.
 
     \b
     taskalg inspect llama/
@@ -129,7 +135,7 @@ def inspect(path: str, allow_pickle: bool, as_json: bool) -> None:
         click.echo(listing.inspect_text(checkpoint))
 
 
-@click.command()
+@click.command(cls=Page)
 @json_option
 def ops(as_json: bool) -> None:
     """List the operators of the language.
@@ -143,10 +149,10 @@ def ops(as_json: bool) -> None:
         click.echo(listing.operators_text())
 
 
-@click.command()
+@click.command(cls=Page)
 @click.argument("folder", default="taskalg-demo", metavar="[DIR]")
 def demo(folder: str) -> None:
-    """Train two small networks, subtract a task, and show what was forgotten.
+    """Train two small networks and subtract a task.
 
     \b
     taskalg demo

@@ -40,5 +40,5 @@ def main() -> None:
     """Arithmetic on model checkpoints: write the formula, get the checkpoint.
 
     \b
-    taskalg merge "base - 0.4*toxic" --base gpt2/ --task toxic=gpt2-toxic/ -o detoxed/
+    taskalg merge "base - 0.4*toxic" --base gpt2/ --task toxic=gpt2-toxic/ -o out/
     """

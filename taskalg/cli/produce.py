@@ -11,6 +11,7 @@ from taskalg.cli.options import RUNNING, choices, json_option, print_json, runni
 from taskalg.console import ExpressionCommand, progress_bar
 from taskalg.engines.registry import check_engine
 from taskalg.errors import UsageError
+from taskalg.help_pages import Page
 from taskalg.names import Names, allow_pickle, bindings
 from taskalg.recipe import Recipe
 
@@ -39,7 +40,7 @@ def merge(
     rank: int | None,
     **settings: Any,
 ) -> None:
-    """Evaluate EXPR and publish a checkpoint, all of it or nothing.
+    """Evaluate EXPR and publish a checkpoint, all or nothing.
 
     \b
     taskalg merge "base + 0.4*math" --base llama/ --task math=llama-math/ -o merged/
@@ -90,7 +91,7 @@ def _rehearse(recipe: Recipe, out: str, as_json: bool, settings: dict[str, Any])
     show(explanation, as_json)
 
 
-@click.command()
+@click.command(cls=Page)
 @click.argument("path")
 @click.option("-o", "out", required=True, metavar="OUT", help="A folder, or a .safetensors file.")
 @allow_pickle
@@ -102,12 +103,13 @@ def _rehearse(recipe: Recipe, out: str, as_json: bool, settings: dict[str, Any])
 def convert(
     path: str, out: str, allow_pickle: bool, as_json: bool, quiet: bool, **settings: Any
 ) -> None:
-    """Write a checkpoint as safetensors: a model folder with all its files, or one file.
-
-    Pickles whose tensors are no plain ranges of the file are loaded into memory.
+    """Write a checkpoint as safetensors.
 
     \b
     taskalg convert old-bert/ -o bert/ --allow-pickle
+
+    A folder is written with all its files; OUT may be one .safetensors file as well. Pickles whose
+    tensors are no plain ranges of the file are loaded into memory.
     """
     recipe = checkpoint(path, allow_pickle=allow_pickle, in_memory=True)
     with progress_bar(quiet or as_json) as progress:

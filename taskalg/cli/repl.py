@@ -8,18 +8,24 @@ import click
 
 from taskalg.console import progress_bar
 from taskalg.errors import UsageError
+from taskalg.help_pages import Page
 from taskalg.names import Names, bindings
 
 
-@click.command()
+@click.command(cls=Page)
 @click.argument("recipe", required=False)
 @bindings
 def repl(recipe: str | None, names: Names) -> None:
-    """Try expressions; :help in it lists what can be typed. A pipe's lines are answered, too.
+    """Try expressions; :help in it lists what can be typed.
 
     \b
     taskalg repl zoo.ta
     taskalg repl --base gpt2/ --task toxic=gpt2-toxic/
+
+    Without a terminal the lines of stdin are answered, up to the first error:
+
+    \b
+    echo "base - toxic" | taskalg repl zoo.ta
     """
     if recipe is not None and names.file is not None:
         raise UsageError("two recipes are given", help='put use "..." into one of them')

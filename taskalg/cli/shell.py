@@ -2,20 +2,23 @@
 
 import click
 
+from taskalg.help_pages import Page
 
-@click.command()
+
+@click.command(cls=Page)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print a script that completes commands, options, names and files in your shell.
+    """Print a script that makes your shell complete.
 
     \b
     taskalg completion bash > ~/.local/share/bash-completion/completions/taskalg
     taskalg completion zsh > ~/.zfunc/_taskalg
     taskalg completion fish > ~/.config/fish/completions/taskalg.fish
 
-    A new shell has it. bash needs 4.4 and the package bash-completion, or `source` the file in
-    ~/.bashrc. zsh needs the folder in its path before compinit, in ~/.zshrc:
+    Commands, options, names and files are completed in a new shell. bash needs 4.4 or newer, and
+    the package bash-completion, or else `source` the file in ~/.bashrc. zsh looks into the folder
+    when ~/.zshrc says so:
 
     \b
     fpath=(~/.zfunc $fpath)

@@ -67,7 +67,7 @@ def sweep(
     hash: bool,
     **given: Any,
 ) -> None:
-    """Score EXPR at every point of a grid of scalars, and choose one.
+    """Score EXPR on a grid of scalars, and choose a point.
 
     The largest λ that keeps 95 % of control accuracy, the paper's rule for negation:
 
