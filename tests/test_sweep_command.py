@@ -156,7 +156,7 @@ def test_a_base_that_is_no_folder_is_scored_as_a_point_is(folder: Path) -> None:
 
 
 def test_words_of_a_command_stay_words_and_get_values(folder: Path) -> None:
-    place = folder / "a folder; touch ouch"
+    place = folder / "a {λ}; touch ouch"
     place.mkdir()
     (folder / "words.py").write_text(
         "import sys; print(sys.argv[1:], file=open('words', 'a')); print(1)"
@@ -168,6 +168,12 @@ def test_words_of_a_command_stay_words_and_get_values(folder: Path) -> None:
     lines = (folder / "words").read_text("utf-8").splitlines()
     assert lines == [str(["x y", f"at={text}", "{other}", model]) for text in ("1/3", "2")]
     assert list(place.iterdir()) == [] and not (folder / "ouch").exists()
+
+
+def test_a_scalar_called_model_does_not_hide_the_model(folder: Path) -> None:
+    args = ["base - model*toxic", *FILES, "--set", "model=0,1", *SCORE]
+    run("sweep", *args)
+    assert {line[0] for line in seen(folder)} == {str(folder / ".taskalg-sweep.csv" / "model")}
 
 
 def test_where_backslashes_are_no_escapes_words_are_split_as_well(

@@ -47,7 +47,7 @@ class Command:
             UsageError: it cannot be started, fails, or takes too long.
         """
         texts = {name: decimal_text(value) for name, value in values.items()}
-        given = {"model": str(model), **texts}
+        given = {**texts, "model": str(model)}  # last: a path may have anything in it
         words = [_filled(word, given) for word in self.words]
         variables = {f"TASKALG_{name}": text for name, text in texts.items()}
         try:
