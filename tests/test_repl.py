@@ -23,6 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make three small checkpoints and a recipe, and go where they are."""
     write_zoo(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TASKALG_CACHE", str(tmp_path / ".cache"))
     return tmp_path
 
 
@@ -157,6 +158,25 @@ def test_keys_complete_continue_and_cancel(folder: Path) -> None:
         screen.sees("ends too soon")
         screen.press("\x04")
         assert screen.ends() == 0
+
+
+@needs_terminal
+def test_ctrl_c_ends_the_work_and_not_the_session(folder: Path) -> None:
+    from tests.terminals import Terminal
+
+    sleeping = "import sys, time; print('asleep', file=sys.stderr, flush=True); time.sleep(600)"
+    (folder / "sleep.py").write_text(sleeping, encoding="utf-8")
+    score = f"'{sys.executable}' sleep.py {{model}}"
+    with Terminal(ZOO, folder, XDG_STATE_HOME=str(folder)) as screen:
+        screen.sees(":help says what can be typed")
+        screen.press(f':sweep base - s*toxic --set s=0:1:0.5 --score "{score}" --verbose\r')
+        screen.sees("asleep", then="")
+        screen.press("\x03")
+        screen.sees("interrupted")
+        screen.press("strength\r")
+        screen.sees("0.4")
+        screen.press(":merge base - 0.5*toxic merged\r")
+        screen.sees("wrote merged")
 
 
 @needs_terminal

@@ -1,6 +1,8 @@
 """A session: spreadsheet's names, answers as golden transcripts, and recipe files that mean it."""
 
 import itertools
+import re
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +18,7 @@ import taskalg as ta
 from taskalg.compiler import Bindings, bind
 from taskalg.errors import Source
 from taskalg.language.format import format_text, tokens
+from taskalg.sweeping.values import Sweep
 from taskalg.workbench.answer import Answer
 from taskalg.workbench.commands import COMMANDS
 from taskalg.workbench.pieces import is_complete, pieces
@@ -23,11 +26,17 @@ from taskalg.workbench.session import Session
 from tests.strategies import LEAVES, TASKS, examples, recipes, written
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "cases" / "sessions").glob("*.txt"))
+_SECONDS = re.compile(r"\b\d+\.\d s\b")  # that something took
 VALUES = {
     "base": [1.0, 2.0, 3.0, 4.0],
     "toxic": [2.0, 2.0, 5.0, 4.0],
     "math": [1.0, 3.0, 3.0, 0.5],
 }
+SCORE = """\
+import sys
+from safetensors.numpy import load_file
+print(float(load_file(sys.argv[1] + "/model.safetensors")["layers.0.w"][0]))
+"""
 ZOO = """\
 base = checkpoint("base.safetensors")
 toxic = task("toxic.safetensors")
@@ -51,6 +60,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a folder with three small checkpoints and a recipe, and go there."""
     write_zoo(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TASKALG_CACHE", str(tmp_path / ".cache"))
     return tmp_path
 
 
@@ -407,7 +417,7 @@ def transcript(session: Session, inputs: Iterator[str]) -> str:
         answer = session.answer(text)
         lines += answer.text.splitlines()
         lines += [""] if answer.text else []
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return _SECONDS.sub("0.0 s", "\n".join(lines).rstrip("\n") + "\n")
 
 
 def inputs_of(text: str) -> Iterator[str]:
@@ -456,6 +466,31 @@ def test_merge_writes_the_sum_and_says_so(folder: Path) -> None:
     told(session, ':merge base + 0*toxic "out" --overwrite')
     merged = load_file(folder / "out" / "model.safetensors")
     assert merged["layers.0.w"].tolist() == VALUES["base"]
+
+
+def test_a_sweep_scores_every_point_and_is_drawn(folder: Path) -> None:
+    (folder / "score.py").write_text(SCORE, encoding="utf-8")
+    session = Session()
+    session.start("zoo.ta")
+    assert "nothing was swept yet" in refused(session, ":plot sweep sweep.png")
+    command = f'"{sys.executable}" score.py {{model}}'
+    answer = session.answer(
+        f":sweep base - strength*toxic --set strength=0:1:0.25 --score '{command}' "
+        "--maximize -score --subject-to 'strength >= 0.5'"
+    )
+    assert isinstance(answer.value, Sweep), answer.text
+    assert [point.scores["score"] for point in answer.value.points] == [1, 0.75, 0.5, 0.25, 0]
+    assert answer.text.endswith("to keep it: strength = 1")
+    assert told(session, "strength") == "0.4"
+    assert "has no part" in refused(session, ":sweep base --set s=0:1:1 --score x")
+    assert "needs values" in refused(session, ":sweep base --set s=0:1:1")
+    assert "needs values" in refused(session, ":sweep base --score x")
+    assert "has no value" in refused(session, ":sweep base --score")
+    assert "given twice" in refused(session, ":sweep base --csv a --csv b")
+    told(session, ":plot sweep sweep.png")
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    told(session, ":plot cosines cosines.svg")
+    told(session, ":plot norms norms.svg toxic, math - toxic")
 
 
 def test_the_manifest_has_the_recipe(folder: Path) -> None:

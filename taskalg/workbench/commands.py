@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from taskalg.algebra.operators import OPERATORS
 from taskalg.errors import Source, UsageError, quoted
 from taskalg.listing import columns
-from taskalg.workbench import looking, making
+from taskalg.workbench import looking, making, trying, vectors
 from taskalg.workbench.answer import Answer
 from taskalg.workbench.line import Line
 from taskalg.workbench.workspace import Workspace
@@ -71,6 +71,46 @@ COMMANDS = (
         ("expressions",),
     ),
     Command(
+        "norm",
+        ":norm [EXPR]",
+        "Measure how long a vector is.",
+        ":norm toxic",
+        vectors.norm,
+        ("expressions",),
+    ),
+    Command(
+        "cos",
+        ":cos [EXPR, EXPR, ...]",
+        "Measure the cosine between two vectors; of more, or of all task vectors, a table.",
+        ":cos toxic, math",
+        vectors.cos,
+        ("expressions",),
+    ),
+    Command(
+        "top",
+        ":top [EXPR] [N]",
+        "List the layers and the tensors in which a vector is longest.",
+        ":top toxic 5",
+        vectors.top,
+        ("expressions",),
+    ),
+    Command(
+        "diff",
+        ":diff EXPR, EXPR [N]",
+        "List the layers and the tensors in which two differ most.",
+        ":diff base, fix",
+        vectors.diff,
+        ("expressions",),
+    ),
+    Command(
+        "plot",
+        ":plot cosines|norms|sweep FILE [EXPR, EXPR, ...]",
+        "Draw the cosines of vectors, their norms by layer, or the last sweep.",
+        ":plot cosines cosines.png",
+        vectors.plot,
+        ("pictures", "paths", "expressions"),
+    ),
+    Command(
         "save",
         ":save FILE [EXPR] [--overwrite]",
         "Write a recipe file: what the expression needs, and the expression.",
@@ -84,6 +124,15 @@ COMMANDS = (
         "Evaluate and publish a checkpoint, all of it or nothing.",
         ":merge base - 0.4*toxic detoxed/",
         making.merge,
+        ("expressions", "paths"),
+    ),
+    Command(
+        "sweep",
+        ":sweep [EXPR] --set NAME=FROM:TO:STEP --score CMD [--maximize SCORE] [--minimize SCORE] "
+        "[--subject-to CONDITION] [--csv FILE] [--restart] [--verbose]",
+        "Score the expression at every value of its scalars, and choose one.",
+        ':sweep base - s*toxic --set s=0:1:0.1 --score "python score.py {model}" --maximize score',
+        trying.sweep,
         ("expressions", "paths"),
     ),
     Command("history", ":history [N]", "List the last inputs.", ":history 5", looking.history),

@@ -14,6 +14,7 @@ from taskalg.workbench.commands import COMMANDS
 from taskalg.workbench.definitions import definition_text
 from taskalg.workbench.describing import checkpoint_name, value_text
 from taskalg.workbench.pieces import Piece, is_command, pieces
+from taskalg.workbench.vectors import PICTURES
 from taskalg.workbench.workspace import Workspace
 
 _MOST = 200  # paths and patterns; nobody reads more
@@ -58,6 +59,8 @@ def _of_sort(sort: str, workspace: Workspace, rest: str, word: str) -> Iterator[
     match sort:
         case "topics":
             yield from _starting([(one.name, one.doc) for one in (*COMMANDS, *OPERATORS)], word)
+        case "pictures":
+            yield from _starting([(one, "") for one in PICTURES], word)
         case "paths":
             yield from _paths(word, None)
         case _:

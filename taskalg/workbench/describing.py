@@ -5,9 +5,11 @@ from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.kinds import Kind
 from taskalg.algebra.weighted_sum import Sum, Value, WeightedSum
 from taskalg.errors import listed, printable
+from taskalg.measuring.told import bytes_measured
 from taskalg.planning.plan import Choices, Plan
 from taskalg.planning.resolve import Operand
 from taskalg.planning.result import counted_total
+from taskalg.planning.rounds import rounds
 from taskalg.recipe import Recipe
 from taskalg.units import bytes_text
 
@@ -91,4 +93,7 @@ def _cost(plan: Plan) -> str:
     read = listed([printable(usage.operand.called) for usage in plan.usage if usage.tensors])
     if plan.bytes_copied == plan.bytes_read == plan.bytes_written:
         return f"copies {bytes_text(plan.bytes_read)} of {read}"
-    return f"reads {bytes_text(plan.bytes_read)} of {read}, writes {bytes_text(plan.bytes_written)}"
+    passes = bytes_measured(rounds(plan))
+    before = f"measures {bytes_text(passes)}, then " if passes else ""
+    cost = f"{bytes_text(plan.bytes_read)} of {read}, writes {bytes_text(plan.bytes_written)}"
+    return f"{before}reads {cost}"

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from taskalg.errors import Source, Span, TaskalgError, UsageError, quoted
 from taskalg.language.nodes import Node, Recipe
@@ -16,6 +17,7 @@ from taskalg.language.parser import parse, parse_expression
 from taskalg.workbench.pieces import commas
 
 _WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|[^\s"'])+""")
+_LAST_NUMBER = re.compile(r"(?:^|[^-+*/,(\[:=\s])\s+([0-9]{1,9})\s*$")
 _QUOTED = re.compile(r""""([^"]*)"|'([^']*)'""")
 
 
@@ -72,6 +74,32 @@ class Line:
                 return True, self._without(word.start, word.end)
         return False, self
 
+    def value(self, name: str) -> tuple[str | None, "Line"]:
+        """Take an option and the word after it, if it is there.
+
+        Raises:
+            UsageError: it is there twice, or without a word.
+        """
+        values, line = self.values(name)
+        if len(values) > 1:
+            raise self.wrong(f"{name} is given twice")
+        return (values[0] if values else None), line
+
+    def values(self, name: str) -> tuple[tuple[str, ...], "Line"]:
+        """Take an option as often as it is there, and the words after it.
+
+        Raises:
+            UsageError: it is there without a word.
+        """
+        words, found, line = (*self.words, None), list[str](), self
+        for option, word in pairwise(words):
+            if option is not None and option.text == name:
+                if word is None:
+                    raise self.wrong(f"{name} has no value")
+                found.append(word.text)
+                line = line._without(option.start, word.end)
+        return tuple(found), line
+
     def expression(self) -> Node:
         """Parse what is left as one expression.
 
@@ -99,6 +127,13 @@ class Line:
         if text and not (text.isascii() and text.isdigit() and int(text)):
             raise self.wrong(f"{quoted(text)} is no number of lines")
         return int(text) if text else default
+
+    def last_number(self, default: int) -> tuple[int, "Line"]:
+        """Take the last word if it is a whole number that no operator stands before."""
+        found = _LAST_NUMBER.search(self.rest)
+        if found is None:
+            return default, self
+        return int(found[1]), self._without(*found.span(1))
 
     def span(self, word: Word) -> Span:
         """Return where a word is."""

@@ -129,6 +129,8 @@ class Session:
 
 
 def _in_session_words(help: str) -> str:
+    if help.startswith("write :"):  # a command's own options
+        return help
     for option, words in _OPTIONS:
         help = option.sub(words, help)
     return help

@@ -9,6 +9,7 @@ from taskalg.language.nodes import Binding, Definition, Node
 from taskalg.workbench.answer import Answer
 from taskalg.workbench.definitions import Definitions, Statement, definition_text
 from taskalg.workbench.describing import checkpoint_name, described, place
+from taskalg.workbench.numbers import number
 from taskalg.workbench.workspace import Workspace, name_node
 
 
@@ -38,7 +39,7 @@ def show(workspace: Workspace, expression: Node) -> Answer:
     """
     recipe = workspace.recipe(expression)
     if isinstance(recipe.value, Coefficient):
-        return Answer(printable(str(recipe)), recipe)
+        return number(workspace, recipe)
     answer = Answer(described(recipe), recipe)
     workspace.last = expression
     return answer

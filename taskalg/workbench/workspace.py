@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import cast
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.operators import BUILTINS
@@ -17,8 +18,12 @@ from taskalg.language.printer import print_recipe
 from taskalg.language.recipe import link
 from taskalg.recipe import Recipe
 from taskalg.running.stream import Progress
+from taskalg.sweeping.values import Sweep
 from taskalg.workbench.definitions import Definitions, Statement
 from taskalg.workbench.describing import checkpoint_name
+
+if TYPE_CHECKING:
+    from taskalg.measuring.answers import Answers
 
 Showing = Callable[[Progress], None]
 Working = Callable[[], AbstractContextManager[Showing]]  # shows one piece of work as it goes on
@@ -47,16 +52,24 @@ class Workspace:
         self.working = working
         self.last: Node | None = None  # the last sum that was shown
         self.inputs: list[str] = []
-        self.kept: dict[type, object] = {}  # what a command leaves for the next, by its type
+        self.swept: Sweep | None = None  # the last sweep
 
-    def recipe(self, expression: Node) -> Recipe:
-        """Compile an expression in the session's names.
+    @cached_property
+    def answers(self) -> "Answers":
+        """What measures scalars, and keeps what it measured; made when it is first needed."""
+        from taskalg.measuring.answers import Answers
+
+        return Answers()
+
+    def recipe(self, expression: Node, definitions: Definitions | None = None) -> Recipe:
+        """Compile an expression in the session's names, or in others.
 
         Raises:
             ExpressionError: something is wrong with it.
         """
-        evaluation = self.definitions.evaluated(expression)
-        part = self.definitions.needed(expression)
+        known = self.definitions if definitions is None else definitions
+        evaluation = known.evaluated(expression)
+        part = known.needed(expression)
         text = print_recipe(Program(part.statements, expression, Source("<session>", "")))
         scalars = {n: str(v) for n, v in part.given.items() if isinstance(v, Coefficient)}
         recipe = Recipe.of_program(
