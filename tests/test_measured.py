@@ -344,7 +344,7 @@ def test_explain_reads_headers_and_says_what_will_be_measured(zoo: Path) -> None
     explained = read(zoo, text).explain()
     found = explained.to_json()
     assert found["passes"] == 3
-    assert found["measured"] == ["norm(toxic)", "norm(norm(toxic)*λ[0:2])"]
+    assert found["measured"] == {"norm(toxic)": None, "norm(norm(toxic)*λ[0:2])": None}
     assert found["checkpoints_read"] == ["base", "a", "b"]
     assert found["checkpoints_cancelled"] == []
     assert "passes          3: 2 measure, one sums" in str(explained)
