@@ -8,6 +8,7 @@ or an example of the same block makes it):
   result. A block that starts with `# name.ta` is one recipe, and is saved under that name.
 - ```error: a recipe, a blank line, and the message it gives.
 - ```sh or ```console: after `$ `, a command; below it what it prints, on both streams, or nothing.
+- ```repl: a session: `$ taskalg repl ...`, inputs after `>>> `, and what it answers to all of them.
 - ```python: a doctest.
 
 In what is expected, `…` stands for anything in a line, and alone in a line for any lines.
@@ -25,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, STDOUT, run
+from subprocess import PIPE, STDOUT, run
 
 import pytest
 
@@ -102,6 +103,8 @@ def examples(block: Block) -> list[tuple[str, str]]:
         return [(recipe, message)]
     if block.language in ("sh", "console"):
         return commands(block.text)
+    if block.language == "repl":
+        return [(block.text, re.sub(r"^(\$|>>>) .*\n", "", block.text, flags=re.MULTILINE))]
     return [(block.text, "")] if block.language in RUNNERS else []
 
 
@@ -142,19 +145,28 @@ def commands(text: str) -> list[tuple[str, str]]:
     return [(m[1], m[2].strip("\n") or "…") for m in found if m and m[1].startswith(RUN)]
 
 
-def shell(command: str) -> str:
+def shell(command: str, typed: str = "") -> str:
     tools = Path("..", "tools").resolve()
     tools.mkdir(exist_ok=True)
     tool = tools / "taskalg"
     tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m taskalg "$@"\n')
     tool.chmod(0o755)
-    return captured(["sh", "-c", command], {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"})
+    more = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    return captured(["sh", "-c", command], more, typed)
 
 
-def captured(command: list[str], more: dict[str, str]) -> str:
+def session(text: str) -> str:
+    """Give the inputs of a session to the command that starts it."""
+    command, *rest = text.splitlines()
+    typed = [line.removeprefix(">>> ") for line in rest if line.startswith(">>> ")]
+    return shell(command.removeprefix("$ "), "".join(f"{line}\n" for line in typed))
+
+
+def captured(command: list[str], more: dict[str, str], typed: str = "") -> str:
     """Run a command and return what it prints on both streams."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **more}
-    done = run(command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env=environment, timeout=200)
+    given = typed.encode("utf-8")
+    done = run(command, input=given, stdout=PIPE, stderr=STDOUT, env=environment, timeout=200)
     return done.stdout.decode("utf-8")
 
 
@@ -181,6 +193,7 @@ RUNNERS: dict[str, Callable[[str], str]] = {
     "error": result,
     "sh": shell,
     "console": shell,
+    "repl": session,
     "python": doctested,
 }
 
@@ -245,6 +258,8 @@ def test_the_reference_has_examples_of_every_sort() -> None:
         ("```python\n>>> 1 + 1\n3\n>>> 'a long one'\n'a …'\n```\n", 1),
         ("```python\nraise SystemExit('wrong')\n```\n", 1),
         ("```sh\n$ taskalg check a --model a\nmodel …\n…\n```\n", 0),
+        ("```repl\n$ taskalg repl\n>>> x = 1/3\nx = 1/3\n>>> 2*x\n2/3\n```\n", 0),
+        ("```repl\n$ taskalg repl\n>>> x = 1/3\nx = 1/3\n>>> 2*x\n1/3\n```\n", 1),
         ("```sh\n$ printf '1\\n2\\n3'\n…\n1\n…\n3\n…\n```\n", 0),
         ("```sh\n$ printf '1\\n2\\n3'\n…\n2\n…\n1\n…\n```\n", 1),
     ],
