@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 import taskalg as ta
 from taskalg import markup
+from taskalg.measuring.geometry import geometry
 from taskalg.running.stream import Progress
 from taskalg.sweeping.values import Point, Sweep
 from taskalg.workbench import notebook
@@ -257,6 +258,21 @@ def test_a_sweep_is_a_table_whose_chosen_row_has_a_tint() -> None:
     assert found.tags.count("tr") == 5
     assert sum(markup.CHOSEN in style for style in found.styles) == 3
     assert "chosen: λ = 0, the largest acc" in found.texts
+
+
+def test_a_geometry_is_tables_with_tints(folder: Path) -> None:
+    base = ta.checkpoint("base.safetensors", name="base")
+    toxic = ta.task("toxic.safetensors", base, name="toxic")
+    vectors = {"toxic": toxic, "back": -1 * toxic, "<b>": base - base["*layers*"]}
+    found = page(geometry(vectors, cache=False))
+    texts = found.texts
+    assert texts[texts.index("norm") + 1] == texts[texts.index("norm") + 2] == "5.477"
+    assert texts.count("1.0000") == 3
+    assert texts.count("-1.0000") == 2
+    assert "3 tensors, 12 elements" in texts
+    assert texts.count("<b>") == 5
+    for share in (1, -1):
+        assert sum(markup.tint(share) in style for style in found.styles) >= 2
 
 
 def hostile_recipe(folder: Path) -> ta.Recipe:

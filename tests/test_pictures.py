@@ -309,7 +309,7 @@ def test_a_line_per_vector_and_a_panel_per_stack() -> None:
     assert [axes.get_title(loc="left") for axes in panels] == [
         "encoder.block",
         "decoder.block",
-        "in no layer",
+        "",
     ]
     for index, color in enumerate(COLORS[:2]):
         drawn = panels[1].lines[index]

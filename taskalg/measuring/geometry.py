@@ -18,6 +18,7 @@ from taskalg.errors import KindError, Source, UsageError
 from taskalg.expression import Expression
 from taskalg.measuring.adding import Matrix
 from taskalg.measuring.frame import Frame, Measuring, Total, frame_of
+from taskalg.measuring.geometry_html import geometry_html
 from taskalg.measuring.numbering import number
 from taskalg.measuring.numbers import scalar
 from taskalg.measuring.parts import Part, grouped, part_of
@@ -102,6 +103,9 @@ class Geometry:
 
     def __str__(self) -> str:
         return geometry_text(self)
+
+    def _repr_html_(self) -> str:
+        return geometry_html(self)
 
 
 def geometry(

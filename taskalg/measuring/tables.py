@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from taskalg.errors import cells, printable
+import numpy as np
+
+from taskalg.errors import cells, listed, printable, quoted
 from taskalg.measuring.adding import Matrix
 from taskalg.measuring.parts import Part
 
@@ -44,14 +46,17 @@ def geometry_text(geometry: Measured) -> str:
     whole = geometry.whole
     norms = [("norm", *map(number_text, whole.norms.tolist()))]
     blocks = [
-        _aligned([("", *names), *norms]),
-        _square("cosine", names, whole.cosines, _cosine),
-        _square("signs agree", names, whole.agreement, _percent),
+        aligned([("", *names), *norms]),
+        _square("cosine", names, whole.cosines, cosine_text),
+        _square("signs agree", names, whole.agreement, percent_text),
     ]
-    tensors = f"{len(whole.tensors):,} tensor{'' if len(whole.tensors) == 1 else 's'}"
-    return "\n\n".join(
-        [*("\n".join(block) for block in blocks), f"{tensors}, {whole.elements:,} elements"]
-    )
+    return "\n\n".join([*("\n".join(block) for block in blocks), size_text(whole)])
+
+
+def size_text(part: Part) -> str:
+    """Say how large each vector is."""
+    tensors = f"{len(part.tensors):,} tensor{'' if len(part.tensors) == 1 else 's'}"
+    return f"{tensors}, {part.elements:,} elements"
 
 
 def parts_text(geometry: Measured, level: str) -> str:
@@ -64,11 +69,11 @@ def parts_text(geometry: Measured, level: str) -> str:
         (
             printable(part.name),
             *map(number_text, part.norms.tolist()),
-            *(_cosine(part.cosines[pair]) for pair in pairs),
+            *(cosine_text(part.cosines[pair]) for pair in pairs),
         )
         for part in geometry.by(level)
     ]
-    return "\n".join(_aligned([head, *rows]))
+    return "\n".join(aligned([head, *rows]))
 
 
 def geometry_json(geometry: Measured, by: str | None) -> dict[str, Any]:
@@ -88,8 +93,17 @@ def geometry_json(geometry: Measured, by: str | None) -> dict[str, Any]:
     return found
 
 
+def nan_notes(geometry: Measured) -> list[str]:
+    """Say which tensors have no products that are numbers."""
+    diagonals = ((part.name, part.gram.diagonal()) for part in geometry.by("tensor"))
+    names = [quoted(name) for name, squares in diagonals if not np.isfinite(squares).all()]
+    return [f"NaN or Inf, or too large for binary64, in {listed(names)}"] if names else []
+
+
 def number_text(value: float) -> str:
-    """Print a number to four digits: `12.41`, `0.003100`, `NaN`."""
+    """Print a number to four digits: `12.41`, `0.003100`, `0`, `NaN`."""
+    if value == 0:
+        return "0"
     return f"{value:#.4g}".rstrip(".") if math.isfinite(value) else "NaN"
 
 
@@ -113,18 +127,20 @@ def _square(
     title: str, names: Sequence[str], values: Matrix, text: Callable[[float], str]
 ) -> list[str]:
     rows = zip(names, values.tolist(), strict=True)
-    return _aligned([(title, *names), *((name, *map(text, row)) for name, row in rows)])
+    return aligned([(title, *names), *((name, *map(text, row)) for name, row in rows)])
 
 
-def _cosine(value: float) -> str:
+def cosine_text(value: float) -> str:
+    """Print a cosine to four places."""
     return f"{value:.4f}" if math.isfinite(value) else "NaN"
 
 
-def _percent(value: float) -> str:
+def percent_text(value: float) -> str:
+    """Print a share."""
     return f"{100 * value:.1f} %" if math.isfinite(value) else "NaN"
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Align the first column to the left and the others to the right."""
     widths = [max(cells(row[place]) for row in rows) for place in range(len(rows[0]))]
     lines = []

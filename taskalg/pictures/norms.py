@@ -101,7 +101,7 @@ def _over_layers(
     stacks: Sequence[Stack], rest: Sequence[Part], names: tuple[str, ...], title: str
 ) -> "Figure":
     marks, note = largest(rest, MOST_MARKS)
-    titles = Titles(title, (f"in no layer: {note}",) if note else ())
+    titles = Titles(title, (f"outside layers {note}",) if note else ())
     labels = [shown(part.name) for part in marks]
     count = sum(len(stack.layers) for stack in stacks)
     widths = [max(NARROWEST, LAYERS * len(stack.layers) / count) for stack in stacks]
@@ -171,4 +171,3 @@ def _draw_marks(axes: "Axes", marks: Sequence[Part], labels: Sequence[str], coun
     places = range(len(marks))
     axes.set_xticks(places, labels, rotation=45, ha="right", va="top", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(marks) - 0.4)
-    axes.set_title("in no layer", loc="left", fontsize=SMALL, color=FAINT)

@@ -1,7 +1,6 @@
-"""What there are pictures of, as far as a picture looks at it."""
+"""What there are pictures of, as far as a picture looks at it: a Geometry does."""
 
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -32,43 +31,3 @@ class Geometry(Protocol):
 
     def by(self, level: str, /) -> Sequence[Part]:
         """Return the same for parts of the vectors."""
-
-
-class Point(Protocol):
-    """A point of a sweep."""
-
-    @property
-    def values(self) -> Mapping[str, Fraction]:
-        """Of the scalars that are swept."""
-
-    @property
-    def scores(self) -> Mapping[str, float]:
-        """What was measured there, by key."""
-
-
-class Sweep(Protocol):
-    """What was measured at several values of some scalars."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the scalars."""
-
-    @property
-    def points(self) -> Sequence[Point]:
-        """In the order of the grid."""
-
-    @property
-    def base(self) -> Mapping[str, float]:
-        """What was measured of the base, by key; empty if it was not."""
-
-    @property
-    def chosen(self) -> Point | None:
-        """The best point that keeps the conditions, if any does."""
-
-    @property
-    def maximize(self) -> str | None:
-        """The key to be maximized."""
-
-    @property
-    def subject_to(self) -> Sequence[str]:
-        """The conditions, as written."""
