@@ -11,7 +11,8 @@ Text = Callable[[float], str]
 
 def geometry_html(geometry: Measured) -> str:
     """Return norms, cosines and where signs agree; red is alike, blue is opposite."""
-    whole, names = geometry.whole, geometry.names
+    whole = geometry.whole
+    names = geometry.names
     columns = range(1, len(names) + 1)
     norms: Row = ["norm", *map(number_text, whole.norms.tolist())]
     angles = _square(names, whole.cosines, whole.cosines, cosine_text)
@@ -25,8 +26,11 @@ def geometry_html(geometry: Measured) -> str:
 
 
 def _square(names: Sequence[str], values: Matrix, shares: Matrix, text: Text) -> list[Row]:
-    rows = zip(names, values.tolist(), shares.tolist(), strict=True)
-    return [
-        [name, *(Cell(text(value), tint(share)) for value, share in zip(row, tints, strict=True))]
-        for name, row, tints in rows
-    ]
+    """Return a row for each vector; a share of 1 is red behind its value, -1 blue, 0 nothing."""
+    rows: list[Row] = []
+    for name, numbers, tints in zip(names, values.tolist(), shares.tolist(), strict=True):
+        cells = [
+            Cell(text(number), tint(share)) for number, share in zip(numbers, tints, strict=True)
+        ]
+        rows.append([name, *cells])
+    return rows
