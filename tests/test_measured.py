@@ -295,6 +295,11 @@ def test_arguments_are_proved_to_be_equal(one: str, other: str, zoo: Path) -> No
     assert read(zoo, one) == read(zoo, other)
 
 
+def test_proofs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskalg.planning.difference._MAX_PROOFS", 0)
+    assert compiled("norm(a[0:4])") != compiled("norm(a[:4])")
+
+
 def test_real_names_decide_about_arguments_too(zoo: Path) -> None:
     one, other = 'norm(a["*mlp*"])', 'norm(a["*.mlp.*"])'
     assert read(zoo, one) == read(zoo, other)
@@ -358,6 +363,25 @@ def test_the_bytes_that_are_measured_are_exact(zoo: Path) -> None:
     assert products(only.plan, only.symbols, Settings()).bytes_read == only.plan.bytes_read
     read_of = {usage.operand.called for usage in only.plan.usage if usage.tensors}
     assert read_of == {"toxic", "λ", "b"}  # both tasks are taken against the one base
+
+
+def test_what_is_too_much_for_one_pass_takes_more(zoo: Path, tmp_path: Path) -> None:
+    norms = [f"norm({index}*toxic)" for index in range(2, 72)]
+    made = read(zoo, f"base + ({' + '.join(norms)})/1e6*toxic")
+    assert [len(one.scalars) for one in rounds(made.plan())] == [64, 6]
+    numbers = made.save(tmp_path / "x.safetensors").plan.measured
+    assert {float(numbers[name]) for name in (norms[0], norms[69])} == {
+        float(read(zoo, norms[0])),
+        float(read(zoo, norms[69])),
+    }
+
+
+def test_coefficients_of_one_pass_stay_within_the_limit(
+    zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskalg.planning.rounds.MAX_MONOMIALS", 4)
+    made = read(zoo, 'base + (norm(a[0] + a["head"]) + norm(b[0] + b["head"]) + norm(ft))*toxic')
+    assert [len(one.scalars) for one in rounds(made.plan())] == [2, 1]
 
 
 def test_explain_loads_nothing_heavy(zoo: Path) -> None:

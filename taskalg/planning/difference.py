@@ -17,6 +17,8 @@ from taskalg.planning.donor import opened
 from taskalg.planning.resolve import Operand, Resolved
 from taskalg.planning.result import tensor_places
 
+_MAX_PROOFS = 50  # that two measured scalars are equal; one takes a second at most
+
 
 def where_not_zero(rest: Resolved) -> str | None:
     """Say where a difference of two sums is not zero; None is a proof that it is, everywhere.
@@ -50,11 +52,15 @@ def unknowns(total: Resolved) -> dict[str, Coefficient]:
     `norm(a[0:4])` is `norm(a[:4])`, which their texts do not tell.
     """
     found: dict[str, Coefficient] = {}
+    tries = 0
     kept: dict[str, Measured[Operand]] = {}
     for name, one in sorted(total.measured.items(), key=lambda item: item[1].depth):
         arguments = [_given(argument, found) for argument in one.arguments]
         for other, known in kept.items():
-            if known.function == one.function and _are_equal(total, known.arguments, arguments):
+            if known.function != one.function or tries == _MAX_PROOFS:
+                continue
+            tries += 1
+            if _are_equal(total, known.arguments, arguments):
                 found[name] = Coefficient.symbol(other)
                 break
         else:

@@ -9,12 +9,12 @@ which are left out as soon as one checkpoint lacks them, are never measured; and
 or common rows, where all terms decide what is summed, every scalar has a pass of its own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from taskalg.algebra.canonical import Canonical
-from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.coefficient import MAX_MONOMIALS, Coefficient
 from taskalg.algebra.selectors import Item
 from taskalg.algebra.weighted_sum import Measured, WeightedSum
 from taskalg.dtypes import F64
@@ -24,6 +24,8 @@ from taskalg.planning.donor import opened
 from taskalg.planning.plan import Choices, Plan
 from taskalg.planning.planner import plan_measuring, with_numbers
 from taskalg.planning.resolve import Operand, Resolved
+
+_MOST = 64  # scalars in one pass, whose work grows with the square of their arguments
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,29 @@ def rounds_for(
         items: as for `rounds`.
     """
     depths = _depths(total, parts)
-    alone = choices.only_shared or choices.rows != "all"
-    groups: dict[tuple[int, str], list[str]] = {}
-    for name in sorted(depths):
-        groups.setdefault((depths[name], name if alone else ""), []).append(name)
+    most = 1 if choices.only_shared or choices.rows != "all" else _MOST
     chosen = replace(choices, dtype=F64, outputs={})
-    return tuple(_round(total, groups[key], chosen, items) for key in sorted(groups))
+    return tuple(
+        _round(total, names, chosen, items)
+        for depth in sorted({*depths.values()})
+        for names in _passes(total, sorted(n for n in depths if depths[n] == depth), most)
+    )
+
+
+def _passes(total: Resolved, names: Sequence[str], most: int) -> Iterator[list[str]]:
+    """Divide scalars that could be measured at once, where they are too many for one pass."""
+    chosen: list[str] = []
+    used = 0
+    for name in names:
+        sums = total.measured[name].arguments
+        size = max(len(part.parts) for one in sums for part in one.terms.values()) * len(sums)
+        if chosen and (len(chosen) == most or used + size > MAX_MONOMIALS):
+            yield chosen
+            chosen, used = [], 0
+        chosen.append(name)
+        used += size
+    if chosen:
+        yield chosen
 
 
 def _depths(total: Resolved, parts: Iterable[Coefficient]) -> dict[str, int]:
