@@ -14,6 +14,8 @@ from taskalg.errors import (
     UsageError,
     VerificationError,
 )
+from taskalg.measuring.geometry import Geometry, geometry
+from taskalg.measuring.parts import Part
 from taskalg.pretrained import from_pretrained
 from taskalg.recipe import Recipe
 from taskalg.repeating.rerun import rerun
@@ -29,11 +31,13 @@ from taskalg.workbench.extension import load_ipython_extension
 __all__ = [
     "CheckpointError",
     "ExpressionError",
+    "Geometry",
     "Kind",
     "KindError",
     "MismatchError",
     "OutputError",
     "OverflowingError",
+    "Part",
     "Point",
     "Progress",
     "Recipe",
@@ -52,6 +56,7 @@ __all__ = [
     "dot",
     "exclude",
     "from_pretrained",
+    "geometry",
     "lerp",
     "load_ipython_extension",
     "mean",

@@ -100,7 +100,8 @@ class ExpressionCommand(Page):
                 options.append(arg)
             else:
                 expressions.append(arg)
-        wanted = sum(isinstance(parameter, click.Argument) for parameter in self.params)
+        arguments = [one for one in self.params if isinstance(one, click.Argument)]
+        wanted = len(expressions if any(one.nargs < 0 for one in arguments) else arguments)
         misspelt = any(
             o.startswith("--") and o.partition("=")[0] not in takes_value for o in options
         )

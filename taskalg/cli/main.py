@@ -3,6 +3,7 @@
 import click
 
 from taskalg.cli.again import rerun, verify
+from taskalg.cli.geometry import diff, geometry
 from taskalg.cli.look import check, demo, equal, explain, fmt, inspect, ops
 from taskalg.cli.produce import convert, merge
 from taskalg.cli.repl import repl
@@ -19,6 +20,8 @@ COMMANDS = (
     equal,
     verify,
     rerun,
+    geometry,
+    diff,
     sweep,
     repl,
     fmt,

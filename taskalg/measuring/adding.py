@@ -5,6 +5,7 @@ order threads finish, or how a part of a model is put together from its tensors.
 """
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -12,6 +13,24 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """What n sums measure, tensor by tensor."""
+
+    tensors: tuple[str, ...]  # floating ones that all terms have, in the donor's order
+    grams: Matrix  # `(tensors, n, n)`, inner products
+    elements: Counts  # `(tensors,)`
+    agreeing: Counts | None  # `(tensors, n, n)`, elements where neither is zero and signs agree
+    both: Counts | None  # likewise, where neither is zero; None when signs were not asked for
+    bytes_read: int
+    seconds: float
+
+    @property
+    def gram(self) -> Matrix:
+        """Inner products over all tensors, `(n, n)`."""
+        return added(self.grams)
 
 
 def added(grams: Matrix) -> Matrix:

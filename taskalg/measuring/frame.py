@@ -11,16 +11,15 @@ of sixteen digits would be gone before anything is asked.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.selectors import places
 from taskalg.algebra.weighted_sum import WeightedSum
 from taskalg.dtypes import F64
-from taskalg.measuring.adding import Matrix
+from taskalg.measuring.adding import Matrix, Products
 from taskalg.measuring.combining import Combining, Row
-from taskalg.measuring.products import Products, products
 from taskalg.measuring.store import Store
 from taskalg.planning.donor import opened
 from taskalg.planning.plan import Choices, Plan
@@ -40,14 +39,21 @@ class Pass:
     seconds: float
 
 
-@dataclass
 class Measuring:
-    """How sums are measured; whoever asks may change it between two questions."""
+    """How sums are measured; whoever asks may change it between two questions.
 
-    settings: Settings
-    store: Store
-    only_shared: bool = False  # leave out tensors that not all have
-    passes: list[Pass] = field(default_factory=list)  # over data, so far
+    Args:
+        settings: threads and progress.
+        store: where products are looked for and kept.
+        only_shared: leave out tensors that not all have.
+
+    Attributes:
+        passes: over data, so far.
+    """
+
+    def __init__(self, settings: Settings, store: Store, *, only_shared: bool = False) -> None:
+        self.settings, self.store, self.only_shared = settings, store, only_shared
+        self.passes: list[Pass] = []
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +153,8 @@ def measured_together(
     found = how.store.load(plan)
     if found is not None:
         return plan, found, True
+    from taskalg.measuring.products import products  # brings compiled kernels
+
     found = products(plan, symbols_of(len(sums)), how.settings, signs=True)
     how.store.save(plan, found)
     read = sum(usage.tensors > 0 for usage in plan.usage)

@@ -145,7 +145,7 @@ def geometry(
     total, sums = together.resolved, _separated(together.resolved, len(by_name))
     check_declared(total)
     used = [operand for one in sums for operand, part in one.terms.items() if part]
-    frame = frame_of(total, used, sums, Measuring(settings, store, only_shared))
+    frame = frame_of(total, used, sums, Measuring(settings, store, only_shared=only_shared))
     places = [frame.sums[one] for one in sums]
     return Geometry(
         names=tuple(by_name),

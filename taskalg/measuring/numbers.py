@@ -27,7 +27,7 @@ from taskalg.running.execute import rehearse
 from taskalg.running.stream import Settings
 
 if TYPE_CHECKING:
-    from taskalg.measuring.products import Products
+    from taskalg.measuring.adding import Products
 
 
 def measured(plan: Plan, settings: Settings, out: Path | None = None) -> Plan:

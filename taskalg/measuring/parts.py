@@ -7,8 +7,7 @@ import numpy as np
 
 from taskalg.algebra.selectors import layer_of
 from taskalg.errors import UsageError, listed
-from taskalg.measuring.adding import Counts, Matrix, added
-from taskalg.measuring.products import Products
+from taskalg.measuring.adding import Counts, Matrix, Products, added
 
 LEVELS = ("layer", "module", "tensor")
 NO_LAYER = "outside layers"

@@ -15,20 +15,17 @@ large, has products that are NaN.
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 
-from taskalg.algebra.coefficient import Coefficient
-from taskalg.algebra.weighted_sum import WeightedSum
 from taskalg.dtypes import F64
 from taskalg.engines.base import Bytes
 from taskalg.engines.gram import PIECE
 from taskalg.engines.registry import get_engine
 from taskalg.machine import available_threads
-from taskalg.measuring.adding import Counts, Matrix, Tensor, added
+from taskalg.measuring.adding import Counts, Matrix, Products, Tensor
 from taskalg.measuring.forming import Program, form, takes_part
 from taskalg.planning.mismatch import copies_differ
 from taskalg.planning.plan import Plan, Step
@@ -39,41 +36,8 @@ from taskalg.running.execute import fetched_inputs
 from taskalg.running.reading import Inputs, Stored
 from taskalg.running.stream import Progress, Settings
 
-Leaf = TypeVar("Leaf")
 
-
-@dataclass(frozen=True, eq=False)
-class Products:
-    """What n sums measure, tensor by tensor."""
-
-    tensors: tuple[str, ...]  # floating ones that all terms have, in the donor's order
-    grams: Matrix  # `(tensors, n, n)`, inner products
-    elements: Counts  # `(tensors,)`
-    agreeing: Counts | None  # `(tensors, n, n)`, elements where neither is zero and signs agree
-    both: Counts | None  # likewise, where neither is zero; None when signs were not asked for
-    bytes_read: int
-    seconds: float
-
-    @property
-    def gram(self) -> Matrix:
-        """Inner products over all tensors, `(n, n)`."""
-        return added(self.grams)
-
-
-def symbols(count: int) -> tuple[str, ...]:
-    """Return the names of that many symbols, none of which a recipe can have."""
-    return tuple(f"#{index}" for index in range(count))
-
-
-def side_by_side(sums: Sequence[WeightedSum[Leaf]]) -> WeightedSum[Leaf]:
-    """Return one sum that holds all of them, each times its symbol."""
-    names = symbols(len(sums))
-    return WeightedSum.adding(
-        one.scaled(Coefficient.symbol(name)) for one, name in zip(sums, names, strict=True)
-    )
-
-
-def bytes_measured(plan: Plan) -> int:
+def _bytes(plan: Plan) -> int:
     """Return the bytes of tensors that `products` reads for a plan; headers are left out."""
     sources = sum(spec.bytes_stored for step in _measured(plan) for spec in step.sources)
     return sources + sum(one.one.nbytes + one.other.nbytes for one in plan.aligned.copies)
@@ -85,7 +49,7 @@ def products(
     """Measure the sums of a plan in one pass over its files.
 
     Args:
-        plan: of `side_by_side` sums, with `Choices(dtype=F64, allow_partial=True)`.
+        plan: of sums side by side, each times its symbol (`plan_together`).
         symbols: one for each sum.
         settings: how to run; `threads` and `progress` matter.
         signs: whether signs are compared, too.
@@ -173,7 +137,7 @@ class _Measuring:
 
     def _show_progress(self) -> None:
         if self._settings.progress is not None:
-            total = bytes_measured(self._plan)
+            total = _bytes(self._plan)
             self._settings.progress(Progress(self.inputs.bytes_read, total, "measuring"))
 
     def _worker(self) -> Callable[[Block], None]:

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
-from taskalg.measuring.products import Products
+from taskalg.measuring.adding import Products
 from taskalg.planning.digest import plan_digest
 from taskalg.planning.donor import opened
 from taskalg.planning.plan import Plan
@@ -42,6 +41,8 @@ class Store:
         chosen = os.environ.get("TASKALG_CACHE")
         if chosen == "off":
             return cls(None)
+        import platformdirs  # takes as long as all the rest of this file
+
         try:
             parent = Path(chosen) if chosen else platformdirs.user_cache_path("taskalg")
         except RuntimeError:  # no home folder can be determined
