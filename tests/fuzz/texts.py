@@ -6,7 +6,9 @@ import re
 _TOKEN = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'|#[^\n]*|\w+(?:\.\w*)?|\s+|.", re.DOTALL)
 
 NAMES = ["base", "a", "b", "toxic", "math", "λ", "ﬁne", "strength", "x", "f", "g", "use", "mean"]
+MEASURES = ["norm", "dot", "cos"]
 NUMBERS = ["0", "1", "2", "0.4", ".5", "3.", "1e-3", "1_000", "1e5", "1e999", "1e-2400"]
+CALLED = ["lerp", "mean", "analogy", "ramp", "f", "g", *MEASURES]
 PATHS = [
     "m.safetensors",
     "v.safetensors",
@@ -41,6 +43,7 @@ SEEDS = [
     'analogy(a, b, base) - mean(a, b, x["*.mlp.*"], 2*a - b)/4',
     'base = checkpoint("m.safetensors")\nv = task("v.safetensors", base)\nbase + 0.5*v',
     'use "zoo.ta"\nforget(t, s) = -s*t  # one line\nbase + forget(zoo, 0.4)\n',
+    'v = norm(toxic["*.q"])\nbase + toxic/v*norm(x[0:2] - dot(x, a)/dot(a, a)*a) - v*(a - a)',
     "(1 - ramp(0, 0.5, 1))*a + ramp(0, 0.5, 1)*b[:, ~3]",
 ]
 
@@ -80,7 +83,7 @@ def expression(rng: random.Random, depth: int) -> str:
             return f"{inner()}[{', '.join(_item(rng) for _ in range(rng.choice([1, 1, 2])))}]"
         case 4:
             arguments = ", ".join(inner() for _ in range(rng.choice([1, 2, 3, 3])))
-            return f"{rng.choice(['lerp', 'mean', 'analogy', 'ramp', 'f', 'g'])}({arguments})"
+            return f"{rng.choice(CALLED)}({arguments})"
         case 5:
             quoted = _string(rng.choice(PATHS if rng.random() < 0.1 else PATHS[:2]))
             return rng.choice([f"checkpoint({quoted})", f"task({quoted}, base={inner()})"])
@@ -134,6 +137,7 @@ def _wrap(tokens: list[str], rng: random.Random) -> None:
         start, end = place
         inner = "".join(tokens[start:end])
         forms = [f"({inner})", f"-{inner}", f"{inner}[{_item(rng)}]", f"f({inner}, 2)"]
+        forms += [f"norm({inner})*a", f"a/dot({inner}, b)", f"cos(a, {inner})*{inner}"]
         forms += [f"mean({inner}, {inner})", f"{inner}/{rng.choice(NUMBERS)}", f"(0*{inner})"]
         forms += ["-" * 210 + inner, "(" * 90 + inner + ")" * 90]
         tokens[start:end] = _TOKEN.findall(rng.choice(forms))
