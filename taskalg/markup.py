@@ -72,7 +72,7 @@ def tint(share: float) -> str:
     """Return the tint of a number from -1, blue, over 0, none, to 1, red."""
     if not -1 <= share <= 1:  # NaN is no number from -1 to 1, either
         return "rgba(128, 128, 128, 0.3)"
-    color = "213, 94, 0" if share > 0 else "0, 114, 178"
+    color = "178, 24, 43" if share > 0 else "33, 102, 172"  # of matplotlib's RdBu
     return f"rgba({color}, {_STRONGEST * abs(share):.2f})"
 
 

@@ -86,6 +86,9 @@ BOUND = "taskalg merge --base gpt2 --task toxic=gpt2-toxic"
         ("taskalg merge -f missing.ta le", ["lerp("]),
         ("taskalg merge -f zoo.ta --set st", ["strength="]),
         ("taskalg merge -f zoo.ta --set strength=0", [""]),
+        ("taskalg geometry --model a --model b 'a + b' 'a - ", ["a - a", "a - b"]),
+        ("taskalg diff gpt2 gpt", ["gpt2/", "gpt2-toxic/"]),
+        ("taskalg diff --model gp gp", ["gp", "gpt2/", "gpt2-toxic/"]),
         ("taskalg completion ", ["bash ", "zsh ", "fish "]),
     ],
 )
@@ -93,7 +96,7 @@ def test_what_could_stand_at_the_cursor(
     monkeypatch: pytest.MonkeyPatch, before: str, expected: list[str]
 ) -> None:
     found = offered(monkeypatch, before)
-    if before.endswith(("base[", "+ ")):  # functions could stand there as well
+    if before.endswith(("base[", "+ ", "- ")):  # functions could stand there as well
         found = [word for word in found if not word.endswith("(")]
     assert found == expected
 

@@ -306,9 +306,9 @@ def test_texts_are_escaped_and_safe() -> None:
 @pytest.mark.parametrize(
     ("share", "expected"),
     [
-        (1.0, "rgba(213, 94, 0, 0.60)"),
-        (-0.5, "rgba(0, 114, 178, 0.30)"),
-        (0.0, "rgba(0, 114, 178, 0.00)"),
+        (1.0, "rgba(178, 24, 43, 0.60)"),
+        (-0.5, "rgba(33, 102, 172, 0.30)"),
+        (0.0, "rgba(33, 102, 172, 0.00)"),
         (math.nan, "rgba(128, 128, 128, 0.3)"),
     ],
 )

@@ -57,6 +57,13 @@ def expressions(ctx: click.Context, typed: str) -> Found:
             yield start + one
 
 
+def operands(ctx: click.Context, typed: str) -> Found:
+    """Yield expressions, and paths for the command that takes both."""
+    yield from expressions(ctx, typed)
+    if ctx.command.name == "diff":
+        yield from paths(ctx, typed)
+
+
 def names(ctx: click.Context) -> list[str]:
     """Return the names that the command line binds, a function's with its bracket."""
     given = ctx.params
@@ -110,7 +117,8 @@ def words(known: tuple[str, ...], ctx: click.Context, typed: str) -> Found:
 
 # THE TABLE: by the parameter's name.
 COMPLETES: Mapping[str, Complete] = {
-    **dict.fromkeys(("expr", "first", "second"), expressions),
+    **dict.fromkeys(("expr", "exprs"), expressions),
+    **dict.fromkeys(("first", "second"), operands),
     **dict.fromkeys(("tasks", "models"), named_paths),
     **dict.fromkeys(("bases", "file", "recipe", "path", "out", "new", "folder"), paths),
     **dict.fromkeys(("csv", "plot", "scratch"), paths),
