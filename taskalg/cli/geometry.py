@@ -46,11 +46,13 @@ def geometry(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Measure norms, angles and signs of vectors, or of any EXPR.
+    """Measure norms, angles and signs of vectors.
 
     \b
     taskalg geometry --base llama/ --task math=llama-math/ --task code=llama-code/
     taskalg geometry -f zoo.ta toxic "sent_yelp - lm_yelp" --by layer
+
+    Files are read once, together; what was measured is kept until one changes.
     """
     if plot is not None:
         _check_plot(plot)
@@ -87,11 +89,13 @@ def diff(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Rank what changed most between two checkpoints: paths, or expressions.
+    """Rank what changed most between two checkpoints.
 
     \b
     taskalg diff llama/ llama-math/ --by layer
     taskalg diff base "base + 0.4*math" --base llama/ --task math=llama-math/
+
+    They are paths, or expressions in bound names.
     """
     recipes = [_checkpoint(text, names) for text in (first, second)]
     with progress_bar(quiet or as_json) as progress:
