@@ -1,12 +1,16 @@
 """The demo is real: it trains, merges through the package, and forgets what it says it forgets."""
 
+import json
 import shlex
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from taskalg.demo import ADDED, HELPER, TARGET, DemoResult, run_demo
+from taskalg.demo.__main__ import score
+from taskalg.demo.digits import HELPER, TARGET
+from taskalg.demo.run import ADDED, KEPT, STRENGTHS, DemoResult, run_demo
 from taskalg.errors import UsageError
 
 FILES = ["added", "base", "demo", "holes", "negated", "parity"]
@@ -69,6 +73,37 @@ def test_the_command_repeats_the_merge(demo: tuple[DemoResult, str]) -> None:
     assert words[:2] == ["taskalg", "merge"]
     assert CliRunner().invoke(main, words[1:]).exit_code == 0
     assert merged.read_bytes() == before
+
+
+def test_a_sweep_chooses_the_strength_that_the_demo_chose(
+    demo: tuple[DemoResult, str], tmp_path: Path
+) -> None:
+    from click.testing import CliRunner
+
+    from taskalg.cli.main import main
+
+    folder = demo[0].folder
+    words = ["sweep", f"base - λ*{TARGET}", "--base", str(folder / "base.safetensors")]
+    words += ["--task", f"{TARGET}={folder / TARGET}.safetensors"]
+    tried = [strength for strength in STRENGTHS if strength >= demo[0].strength][:2]
+    words += ["--set", "λ=" + ",".join(map(str, tried)), "--csv", str(tmp_path / "scores.csv")]
+    words += ["--score", f"{shlex.quote(sys.executable)} -m taskalg.demo {{model}}"]
+    words += ["--maximize", "λ", "--subject-to", f"control >= {KEPT}*base.control", "--json"]
+    ran = CliRunner().invoke(main, words)
+    assert ran.exit_code == 0, ran.output
+    chosen = json.loads(ran.stdout)["chosen"]
+    assert Fraction(chosen["values"]["λ"]) == demo[0].strength
+    assert set(chosen["scores"]) == {TARGET, HELPER, "control"}
+
+
+def test_scores_of_what_is_no_checkpoint_of_the_demo(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    (tmp_path / "x.safetensors").write_bytes(b"nothing")
+    ran = CliRunner().invoke(score, [str(tmp_path / "x.safetensors")])
+    assert ran.exit_code == 4
+    assert "is not of the demo's network" in ran.output
 
 
 def test_torch_keeps_its_threads_and_random_numbers(tmp_path: Path) -> None:

@@ -157,6 +157,6 @@ def demo(folder: str) -> None:
     \b
     taskalg demo
     """
-    from taskalg.demo import run_demo
+    from taskalg.demo.run import run_demo
 
     run_demo(Path(folder), click.echo)
