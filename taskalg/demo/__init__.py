@@ -1,0 +1,1 @@
+"""Task arithmetic on real networks, trained here in seconds: `taskalg demo`, and its scores."""
