@@ -117,12 +117,14 @@ def _help(total: Resolved, sums: Coefficient) -> str:
             return (
                 f'{name} is already a task vector; drop "- base", or bind it with --model {name}=…'
             )
-    if base is not None and value > 1:
+    if base is not None:
         name = _model_beside(total, base, value)
         if name is not None:
+            sign, size = "-" if value < 1 else "+", abs(value - 1)
+            factor = "" if size == 1 else f"{decimal_text(size)}*"
             return (
                 f"if {name} is a fine-tuned model, bind it with --task {name}=..., "
-                f"or write base + ({name} - base)"
+                f"or write base {sign} {factor}({name} - base)"
             )
     return f"divide by {decimal_text(value)} to average: (…)/{_bracketed(value)}; {allow}"
 

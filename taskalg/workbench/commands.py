@@ -13,7 +13,7 @@ from taskalg.errors import Source, UsageError, quoted
 from taskalg.listing import columns
 from taskalg.workbench import looking, making, trying, vectors
 from taskalg.workbench.answer import Answer
-from taskalg.workbench.line import Line
+from taskalg.workbench.line import Line, pointing_into
 from taskalg.workbench.workspace import Workspace
 
 Run = Callable[[Workspace, Line], Answer]
@@ -169,7 +169,8 @@ def run_command(workspace: Workspace, source: Source) -> Answer:
     if command is None:
         raise _unknown(f":{name}")
     line = Line(source, " " * end + source.text[end:], command.usage)
-    return command.run(workspace, line)
+    with pointing_into(source):
+        return command.run(workspace, line)
 
 
 def _name(text: str) -> str:

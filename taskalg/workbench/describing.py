@@ -2,16 +2,16 @@
 
 from taskalg.algebra.canonical import Canonical, sort_key
 from taskalg.algebra.coefficient import Coefficient
-from taskalg.algebra.kinds import Kind
 from taskalg.algebra.weighted_sum import Sum, Value, WeightedSum
-from taskalg.errors import listed, printable
+from taskalg.errors import KindError, listed, printable
 from taskalg.measuring.told import bytes_measured
 from taskalg.planning.plan import Choices, Plan
 from taskalg.planning.resolve import Operand
-from taskalg.planning.result import counted_total
+from taskalg.planning.result import check_result
 from taskalg.planning.rounds import rounds
 from taskalg.recipe import Recipe
 from taskalg.units import bytes_text
+from taskalg.workbench.words import in_session
 
 
 def described(recipe: Recipe) -> str:
@@ -82,10 +82,12 @@ def _details(recipe: Recipe) -> list[str]:
     lines = []
     if all(operand.checkpoint is not None for operand, _ in recipe.resolved.terms):
         lines.append(_cost(recipe.planned(Choices(allow_partial=True))))
-    if recipe.kind is Kind.PARTIAL:
-        total = counted_total(recipe.aligned)
-        found = "neither 1 nor 0 everywhere" if total.varies else str(total)
-        lines.append(f"the coefficients add up to {found}: 1 makes a model, 0 a task vector")
+    try:
+        check_result(recipe.aligned, recipe.kind, allow_partial=False)
+    except KindError as error:  # what a merge would say
+        lines.append(error.note or error.message)
+        help = None if error.help is None else in_session(error.help)
+        lines += [] if help is None else [help]
     return lines
 
 

@@ -114,8 +114,7 @@ class Line:
         Raises:
             ExpressionError: it is none.
         """
-        with pointing_into(self.source):
-            return parse(Source(self.source.name, self.rest))
+        return parse(Source(self.source.name, self.rest))
 
     def count(self, default: int) -> int:
         """Take what is left as a whole number.
@@ -171,11 +170,10 @@ class Line:
         return replace(self, rest=self.rest[:start] + " " * (end - start) + self.rest[end:])
 
     def _parsed(self, text: str) -> Node:
-        with pointing_into(self.source):
-            if not text.strip():
-                end = Span(self.source, len(self.source.text), len(self.source.text))
-                raise UsageError("there is no expression", end, help=f"write {self.usage}")
-            return parse_expression(Source(self.source.name, text, self.source.folder))
+        if not text.strip():
+            end = Span(self.source, len(self.source.text), len(self.source.text))
+            raise UsageError("there is no expression", end, help=f"write {self.usage}")
+        return parse_expression(Source(self.source.name, text))
 
 
 @contextmanager

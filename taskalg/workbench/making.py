@@ -8,6 +8,8 @@ from taskalg import files, listing
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.compiler import checked_name, default_name, read_recipe
 from taskalg.errors import (
+    CheckpointError,
+    ExpressionError,
     OutputError,
     Source,
     TaskalgError,
@@ -64,7 +66,11 @@ def _recipe(path: str) -> Source:
             f"{quoted(path)} is no recipe: a checkpoint is loaded under a name",
             help=f":load {default_name(path)} {path}",
         )
-    return read_recipe(path)
+    try:
+        return read_recipe(path)
+    except CheckpointError as error:
+        error.help = error.help or "a recipe is expected; a checkpoint is :load NAME PATH"
+        raise
 
 
 def save(workspace: Workspace, line: Line) -> Answer:
@@ -93,7 +99,12 @@ def merge(workspace: Workspace, line: Line) -> Answer:
     out, line = line.last("folder to write")
     if line.is_empty:
         raise line.wrong("an expression and a folder to write are expected")
-    recipe = workspace.recipe(line.expression())
+    try:
+        expression = line.expression()
+    except ExpressionError as error:
+        error.help = error.help or f"{quoted(out)} was taken as OUT; write {line.usage}"
+        raise
+    recipe = workspace.recipe(expression)
     with workspace.working() as showing:
         report = recipe.save(out, overwrite=overwrite, progress=showing)
     return Answer(listing.receipt(report), report)

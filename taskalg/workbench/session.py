@@ -1,29 +1,20 @@
 """A session: text in, answers out. No terminal is in it, so a notebook and a pipe share it."""
 
-import re
 from collections.abc import Iterator, Mapping
 
 from taskalg.checkpoints.base import Opening
 from taskalg.compiler import Bindings, read_recipe
-from taskalg.errors import Source, TaskalgError, UsageError
+from taskalg.errors import Source, TaskalgError, UnknownNameError, UsageError
 from taskalg.language.parser import parse
 from taskalg.recipe import Recipe
 from taskalg.workbench import pieces
 from taskalg.workbench.answer import Answer
-from taskalg.workbench.commands import run_command
+from taskalg.workbench.commands import COMMANDS, run_command
 from taskalg.workbench.completion import Offer, offers
 from taskalg.workbench.making import load_recipe
 from taskalg.workbench.stating import bind, loaded, show
+from taskalg.workbench.words import in_session
 from taskalg.workbench.workspace import Working, Workspace, unseen
-
-_OPTIONS = (  # what messages tell to type on the command line, and what it is here
-    (re.compile(r", or declare it with --model base"), ""),
-    (re.compile("taskalg ops lists"), ":help lists"),
-    (re.compile(r"--base (\S+)"), r":load base \1"),
-    (re.compile(r"--task (\w+)[= ]([^\s,;]+)"), r":load --task \1 \2"),
-    (re.compile(r"--model (\w+)=([^\s,;]+)"), r":load \1 \2"),
-    (re.compile(r"--set (\w+)=([^\s,;]+)"), r"\1 = \2"),
-)
 
 
 class Session:
@@ -89,7 +80,7 @@ class Session:
                 return run_command(workspace, source)
             return self._answer(source)
         except TaskalgError as error:
-            error.help = None if error.help is None else _in_session_words(error.help)
+            error.help = _help(error, text)
             return Answer.of_error(error)
 
     def answers(self, text: str) -> Iterator[Answer]:
@@ -128,9 +119,10 @@ class Session:
         return show(self._workspace, program.expression)
 
 
-def _in_session_words(help: str) -> str:
-    if help.startswith("write :"):  # a command's own options
-        return help
-    for option, words in _OPTIONS:
-        help = option.sub(words, help)
-    return help
+def _help(error: TaskalgError, text: str) -> str | None:
+    """Return the one thing to type that would help, in a session's words."""
+    first = text.split(maxsplit=1)[0] if text.strip() else ""
+    name = "quit" if first == "exit" else first
+    if isinstance(error, UnknownNameError) and any(name == one.name for one in COMMANDS):
+        return f"commands start with a colon: :{name}"
+    return None if error.help is None else in_session(error.help)
