@@ -38,6 +38,7 @@ SCHEMA = 1  # of every JSON object the package prints; grows when a name changes
 # about 500 bytes per tensor and checkpoint.
 _PROCESS = 250_000_000  # [bytes]
 _HEADER = 500  # [bytes]
+_LATER = "correctly rounded; how, the measured numbers decide"
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Explanation:
             ("output", f"{output} in {shards}"),
             ("side files", sides),
             *measured_rows(self.passes),
-            ("rounding", _rounding(plan)),
+            ("rounding", _LATER if self.passes else _rounding(plan)),
             *_left_out(plan),
             *remarks(plan),
             *(("warning", text) for text in warnings(plan, self.out)),
@@ -266,8 +267,6 @@ def _follows_donor(plan: Plan) -> bool:
 
 
 def _rounding(plan: Plan) -> str:
-    if plan.total.measured:
-        return "correctly rounded; how, the measured numbers decide"
     specs = [c.spec for c in plan.combinations if not c.is_copy and not c.is_zero]
     if not specs:
         return "none: bytes are copied"

@@ -182,6 +182,7 @@ def test_threads_and_blocks_and_engines_do_not_change_a_byte(
     made = read(zoo, "base + toxic/norm(toxic)*norm(λ - a + b)")
     expected = content(made, tmp_path, threads=1)
     assert content(made, tmp_path, engine="reference") == expected
+    assert content(made, tmp_path, engine="gpu") == expected
     monkeypatch.setattr("taskalg.running.blocks.TARGET", 48)
     monkeypatch.setattr("taskalg.measuring.forming._TARGET", 48)
     assert content(made, tmp_path, threads=3) == expected

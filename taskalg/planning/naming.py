@@ -111,6 +111,8 @@ def renamed(total: Canonical[Leaf]) -> tuple[Canonical[Leaf], dict[str, str]]:
     Returns:
         The sum, and the new name of each measured scalar by its old one.
     """
+    if not total.measured:
+        return total, {}
     run = _Renaming(total)
     terms = tuple((leaf, run.scalar(part)) for leaf, part in total.terms)
     bases = {leaf: run.total(base) for leaf, base in total.bases.items()}
