@@ -413,6 +413,13 @@ def test_points_that_do_not_meet_the_conditions_are_hollow() -> None:
     assert not all(met)
 
 
+def test_a_scalar_that_is_maximized_has_no_curve_over_itself() -> None:
+    grid = line("λ")
+    scores = [{"acc": 0.9 - float(v["λ"]) / 5} for v in grid]
+    (axes,) = sweep_figure(swept(grid, scores, maximize="λ", subject_to=["acc >= 0.8"])).axes
+    assert legend(axes) == ["acc", "chosen: 0.8", "limit: 0.8"]
+
+
 def test_keys_of_other_sizes_have_their_own_panel() -> None:
     grid = line("λ")
     values = [float(v["λ"]) for v in grid]

@@ -94,8 +94,12 @@ def draw_curves(sweep: Sweep, names: tuple[str, ...]) -> "Figure":
 
 
 def _curves(sweep: Sweep, found: Judged, order: Sequence[int]) -> list[Curve]:
-    """Return a curve for each key, what was asked for first."""
-    asked = [found.aim, *(limit.key for limit in found.limits)]
+    """Return a curve for each key, what was asked for first.
+
+    The largest λ may be what was asked for, but λ over λ says nothing.
+    """
+    aims = [] if found.aim in sweep.names else [found.aim]
+    asked = [*aims, *(limit.key for limit in found.limits)]
     curves = []
     for index, key in enumerate(dict.fromkeys([*asked, *sweep.keys])):
         is_aim = key not in sweep.keys
