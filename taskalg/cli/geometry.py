@@ -23,7 +23,7 @@ _TOP = 20  # changes that are listed
 
 _measuring = together(
     click.option("--only-shared", is_flag=True, help="Leave out tensors that not all have."),
-    click.option("--threads", type=click.IntRange(1, 64), help="By default up to 8."),
+    click.option("--threads", type=click.IntRange(1, 64), metavar="N", help="By default up to 8."),
     click.option("--no-cache", is_flag=True, help="Neither look for earlier results nor keep any."),
 )
 

@@ -4,14 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from taskalg.algebra.rationals import decimal_text
 from taskalg.errors import listed
 from taskalg.pictures.canvas import INK, Titles, ink_on, number_text, shown, widest, wrapped
-from taskalg.pictures.goals import judged
+from taskalg.pictures.goals import Judged, judged
 from taskalg.pictures.heatmap import ROOM, Heatmap, Scale, Side, draw_heatmap, thinned
 from taskalg.sweeping.values import Point, Sweep
 
@@ -31,6 +31,9 @@ class Cell:
     is_chosen: bool
 
 
+Cells: TypeAlias = dict[tuple[Fraction, Fraction], Cell]  # by the values of row and column
+
+
 def draw_grid(sweep: Sweep, names: Sequence[tuple[str, ...]]) -> "Figure":
     """Draw what is aimed at over the first two scalars, the best over the others.
 
@@ -43,7 +46,8 @@ def draw_grid(sweep: Sweep, names: Sequence[tuple[str, ...]]) -> "Figure":
     x, y = names[0][0], names[1][0]
     columns = sorted({point.values[x] for point in sweep.points})
     rows = sorted({point.values[y] for point in sweep.points}, reverse=True)
-    cells = _cells(sweep, x, y)
+    found = judged(sweep)
+    cells = _cells(sweep, found, (y, x))
     values = np.full((len(rows), len(columns)), np.nan)
     places = {place: (rows.index(place[0]), columns.index(place[1])) for place in cells}
     for place, cell in cells.items():
@@ -52,7 +56,7 @@ def draw_grid(sweep: Sweep, names: Sequence[tuple[str, ...]]) -> "Figure":
         values,
         _side(rows, names[1], False),
         _side(columns, names[0], True),
-        _scale(values, judged(sweep).aim),
+        _scale(values, found.aim),
         _titles(sweep, names, cells),
     )
     for place, cell in cells.items():
@@ -60,12 +64,11 @@ def draw_grid(sweep: Sweep, names: Sequence[tuple[str, ...]]) -> "Figure":
     return drawn.figure
 
 
-def _cells(sweep: Sweep, x: str, y: str) -> dict[tuple[Fraction, Fraction], Cell]:
-    found = judged(sweep)
+def _cells(sweep: Sweep, found: Judged, names: tuple[str, str]) -> Cells:
     sign = 1 if sweep.minimize is None else -1
-    cells: dict[tuple[Fraction, Fraction], Cell] = {}
+    cells: Cells = {}
     for point, aim, met in zip(sweep.points, found.aims, found.met, strict=True):
-        place = point.values[y], point.values[x]
+        place = point.values[names[0]], point.values[names[1]]
         new = Cell(point, aim, met, point is sweep.chosen)
         old = cells.get(place)
         if old is None or _rank(new, sign) > _rank(old, sign):
@@ -109,9 +112,7 @@ def _cell_text(value: float) -> str:
     return number_text(value)
 
 
-def _titles(
-    sweep: Sweep, names: Sequence[tuple[str, ...]], cells: dict[tuple[Fraction, Fraction], Cell]
-) -> Titles:
+def _titles(sweep: Sweep, names: Sequence[tuple[str, ...]], cells: Cells) -> Titles:
     others = listed([_called(several) for several in names[2:]])
     notes = [sweep.choice, f"each cell: the best over {others}" if others else ""]
     if not all(cell.met for cell in cells.values()):
