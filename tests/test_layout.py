@@ -334,7 +334,16 @@ HELP = """
     except SystemExit as done:
         assert not done.code
 """
-HEAVY = ("torch", "triton", "transformers", "sklearn", "huggingface_hub", "matplotlib", "IPython")
+HEAVY = (
+    "torch",
+    "triton",
+    "transformers",
+    "sklearn",
+    "huggingface_hub",
+    "matplotlib",
+    "IPython",
+    "prompt_toolkit",
+)
 
 
 def loaded(folder: Path, program: str) -> set[str]:
