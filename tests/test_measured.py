@@ -258,6 +258,28 @@ def test_an_adapter_is_measured_as_the_product_that_it_is(tmp_path: Path) -> Non
     assert length == pytest.approx(1, rel=1e-14)
 
 
+def test_names_and_ties_are_made_to_agree_with_the_donor_s(tmp_path: Path) -> None:
+    words, layer = np.arange(6, dtype=np.float32), np.full(2, 3, np.float32)
+    named = {
+        "base": {"model.embed_tokens.weight": words, "lm_head.weight": words, "w": layer},
+        "tied": {"model.embed_tokens.weight": words, "w": layer},
+        "longer": {"x.model.embed_tokens.weight": words, "x.lm_head.weight": words, "x.w": layer},
+    }
+    for key, arrays in named.items():
+        tensors = {n: Tensor("F32", array.shape, array.tobytes()) for n, array in arrays.items()}
+        oracle.write_folder(tmp_path / key, [tensors])
+        config = {"model_type": "llama", "tie_word_embeddings": True}
+        (tmp_path / key / "config.json").write_text(json.dumps(config), "utf-8")
+    base, tied, longer = (taskalg.checkpoint(tmp_path / key, name=key) for key in named)
+    whole, alone = (2 * 55 + 18) ** 0.5, (55 + 18) ** 0.5
+    assert float(taskalg.norm(tied)) == alone
+    for other in (tied, longer):  # only measured; the donor stores the weight twice
+        assert float(taskalg.dot(base, other)) == 2 * 55 + 18
+        made = base + taskalg.norm(other) * (tied - base)["w"]
+        report = made.save(tmp_path / "x.safetensors", overwrite=True)
+        assert [float(value) for value in report.plan.measured.values()] == [whole]
+
+
 # ---- What they are called, and which are equal
 
 EQUAL = (
