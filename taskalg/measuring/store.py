@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,8 +77,9 @@ class Store:
             temporary.write_bytes(hashlib.sha256(content).digest() + content)
             temporary.replace(path)
             self._tidy()
-        except OSError:  # a full disk: stay unkept
-            temporary.unlink(missing_ok=True)
+        except OSError:  # a full disk, or no folder: stay unkept
+            with suppress(OSError):
+                temporary.unlink()
 
     def _path(self, plan: Plan) -> Path | None:
         checkpoints = [opened(operand) for operand in plan.operands]
