@@ -189,6 +189,20 @@ def test_an_error_changes_nothing(folder: Path, text: str) -> None:
     assert {name: told(session, name) for name in session.names} == before
 
 
+def test_an_interruption_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session()
+    session.start("zoo.ta")
+
+    def interrupted(recipe: ta.Recipe) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("taskalg.workbench.stating.described", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.answer("toxic = base")
+    assert told(session, "toxic").startswith("task vector  toxic\n")
+
+
 def test_what_the_command_line_binds_gives_way_to_what_is_typed(folder: Path) -> None:
     given = bind("base.safetensors", {"toxic": "toxic.safetensors"}, None, {})
     session = Session(given)
@@ -383,6 +397,39 @@ def test_every_character_is_in_a_piece(text: str) -> None:
     assert "".join(piece.text for piece in found) == text
     starts = itertools.accumulate((len(piece.text) for piece in found), initial=0)
     assert [piece.start for piece in found] == list(starts)[:-1]
+
+
+WORDS = st.sampled_from(
+    [f":{command.name}" for command in COMMANDS if command.name not in ("merge", "plot", "save")]
+    + ["base", "toxic", "x", "=", "=", "+", "-", "*", "/", "(", ")", "[", "]", ",", "0.5", "2", "f"]
+    + ["--task", "--set", "--score", "s=0:1:1", "zoo.ta", "base.safetensors", '"', "'", "#", "λ"]
+    + ['"*.w"', "0:2", "norm(", "checkpoint(", "task(", "use", "\n", "\x00", "~", "ramp(0, 1)"]
+)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Make a folder for many sessions, and go there."""
+    folder = tmp_path_factory.mktemp("zoo")
+    write_zoo(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("TASKALG_CACHE", "off")
+        yield folder
+
+
+@examples(300)
+@given(texts=st.lists(st.lists(WORDS, max_size=9).map(" ".join), min_size=1, max_size=4))
+def test_any_text_is_answered(zoo: Path, texts: list[str]) -> None:
+    session = Session()
+    session.start("zoo.ta")
+    for text in texts:
+        session.is_complete(text)
+        session.offers(text)
+        before = session.names
+        if session.answer(text).error is not None:
+            assert session.names == before
+        assert session.answer("toxic").error is None or "toxic" in text or "base" in text
 
 
 @pytest.mark.parametrize(
