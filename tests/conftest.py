@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the library is imported; test_hub.py has its own Hub
+os.environ["TASKALG_CACHE"] = "off"  # what a test measures is kept where it says, or nowhere
 # where the driver is, on Linux and on Windows' Linux; torch would take a second to say so
 HAS_GPU = any(Path(place).exists() for place in ("/dev/nvidiactl", "/dev/dxg"))
 if not HAS_GPU:  # kernels are interpreted then; Triton looks when it is imported

@@ -11,7 +11,8 @@ or an example of the same block makes it):
 - ```repl: a session: `$ taskalg repl ...`, inputs after `>>> `, and what it answers to all of them.
 - ```python: a doctest.
 
-In what is expected, `…` stands for anything in a line, and alone in a line for any lines.
+In what is expected, `…` stands for anything in a line, and alone in a line for any lines. In an
+"about" block decimals stand for any: what a network learned differs from machine to machine.
 """
 
 import ast
@@ -49,7 +50,8 @@ SCRIPTS = [
 ]
 MODELS = ("base", "a", "b", "c", "ft", "math", "code")  # names that the examples may use
 TASKS = ("toxic", "sent_yelp", "lm_yelp", "lm_amazon")
-FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w+)( about)?[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DECIMAL = re.compile(r"(?<![\w/])-?\d+\\\.\d+")  # in a pattern
 RESULT = re.compile(r"# ((?:scalar|model|task vector|partial)  .*)")
 SAVED = re.compile(r"# (\S+\.ta)\b")
 PATHS = [
@@ -71,13 +73,14 @@ class Block:
 
     place: str  # file and line
     language: str
+    about: bool  # whether decimals stand for any
     text: str
 
 
 def blocks(document: Path) -> list[Block]:
     text = document.read_text(encoding="utf-8")
     return [
-        Block(f"{document.name}:{text.count(chr(10), 0, m.start()) + 1}", m[1], m[2])
+        Block(f"{document.name}:{text.count(chr(10), 0, m.start()) + 1}", m[1], bool(m[2]), m[3])
         for m in FENCE.finditer(text)
     ]
 
@@ -89,7 +92,7 @@ def failures(document: Path) -> Iterator[str]:
         provide(block.text)
         for example, expected in examples(block):
             got = RUNNERS[block.language](example)
-            if not matches(expected, got) or "Traceback" in got:
+            if not matches(expected, got, about=block.about) or "Traceback" in got:
                 yield f"{block.place}: {example}\n--- expected\n{expected}\n--- got\n{got}"
 
 
@@ -151,7 +154,8 @@ def shell(command: str, typed: str = "") -> str:
     tool = tools / "taskalg"
     tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m taskalg "$@"\n')
     tool.chmod(0o755)
-    more = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
+    more = {"PATH": path, "TASKALG_CACHE": str(tools.parent / "cache")}
     return captured(["sh", "-c", command], more, typed)
 
 
@@ -198,12 +202,14 @@ RUNNERS: dict[str, Callable[[str], str]] = {
 }
 
 
-def matches(expected: str, got: str) -> bool:
-    pattern = [
+def matches(expected: str, got: str, *, about: bool = False) -> bool:
+    pattern = "".join(
         "(?s:.*?)" if line == "…" else f"<{re.escape(line).replace('…', '.*?')}>\n"
         for line in lines(expected)
-    ]
-    return re.fullmatch("".join(pattern), "".join(f"<{line}>\n" for line in lines(got))) is not None
+    )
+    if about:
+        pattern = re.sub(r"(?:\\ )+", r"\\ +", DECIMAL.sub(r"-?[0-9]+[.]?[0-9]*", pattern))
+    return re.fullmatch(pattern, "".join(f"<{line}>\n" for line in lines(got))) is not None
 
 
 def lines(text: str) -> list[str]:
@@ -258,6 +264,9 @@ def test_the_reference_has_examples_of_every_sort() -> None:
         ("```python\n>>> 1 + 1\n3\n>>> 'a long one'\n'a …'\n```\n", 1),
         ("```python\nraise SystemExit('wrong')\n```\n", 1),
         ("```sh\n$ taskalg check a --model a\nmodel …\n…\n```\n", 0),
+        ("```sh about\n$ echo 1.25  x\n1.50 x\n```\n", 0),
+        ("```sh about\n$ echo 1.25 x\n1.50 y\n```\n", 1),
+        ("```sh\n$ echo 1.25 x\n1.50 x\n```\n", 1),
         ("```repl\n$ taskalg repl\n>>> x = 1/3\nx = 1/3\n>>> 2*x\n2/3\n```\n", 0),
         ("```repl\n$ taskalg repl\n>>> x = 1/3\nx = 1/3\n>>> 2*x\n1/3\n```\n", 1),
         ("```sh\n$ printf '1\\n2\\n3'\n…\n1\n…\n3\n…\n```\n", 0),
