@@ -16,6 +16,10 @@ from taskalg.errors import (
 )
 from taskalg.measuring.geometry import Geometry, geometry
 from taskalg.measuring.parts import Part
+from taskalg.pictures.canvas import save_figure
+from taskalg.pictures.cosines import cosines_figure
+from taskalg.pictures.norms import norms_figure
+from taskalg.pictures.sweeps import sweep_figure
 from taskalg.pretrained import from_pretrained
 from taskalg.recipe import Recipe
 from taskalg.repeating.rerun import rerun
@@ -53,6 +57,7 @@ __all__ = [
     "checkpoint",
     "compile",
     "cos",
+    "cosines_figure",
     "dot",
     "exclude",
     "from_pretrained",
@@ -61,9 +66,12 @@ __all__ = [
     "load_ipython_extension",
     "mean",
     "norm",
+    "norms_figure",
     "ramp",
     "rerun",
+    "save_figure",
     "sweep",
+    "sweep_figure",
     "task",
     "verify",
 ]

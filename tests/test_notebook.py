@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 import taskalg as ta
 from taskalg import markup
 from taskalg.measuring.geometry import geometry
+from taskalg.pictures.canvas import new_figure
 from taskalg.running.stream import Progress
 from taskalg.sweeping.values import Point, Sweep
 from taskalg.workbench import notebook
@@ -135,9 +136,8 @@ def test_one_session_is_all_a_kernel_has(kernel: Kernel) -> None:
 
 
 def test_a_figure_is_drawn_inline(kernel: Kernel) -> None:
-    from matplotlib.figure import Figure
-
-    data, metadata = kernel.shell.display_formatter.format(Figure(figsize=(2, 1)))
+    figure = new_figure(2, 1)
+    data, metadata = kernel.shell.display_formatter.format(figure)
     assert data["image/png"].startswith(b"\x89PNG")
     assert metadata["image/png"] == {"width": 200, "height": 100}
 

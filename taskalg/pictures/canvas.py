@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ PAD = 0.12  # between things [inches]
 NOTE = 0.17  # height of a line below a title [inches]
 LONGEST = 32  # characters of a name in a picture
 RESOLUTION = 200  # of a PNG [dots per inch]
+INLINE = 100  # of a notebook's page [dots per inch]
 
 _STYLE: Mapping[str, Any] = {
     "font.family": "sans-serif",
@@ -118,7 +120,14 @@ def new_figure(width: float, height: float) -> "Figure":
 
     figure = Figure(figsize=(width, height), facecolor=PAPER)
     FigureCanvasAgg(figure)
+    figure._repr_png_ = partial(_inline, figure)  # type: ignore[attr-defined]  # for notebooks
     return figure
+
+
+def _inline(figure: "Figure") -> tuple[bytes, dict[str, int]]:
+    """Return a picture and its size on a page; pyplot would have to be loaded to do that."""
+    width, height = figure.get_size_inches() * INLINE
+    return rendered(figure), {"width": round(width), "height": round(height)}
 
 
 def add_axes(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":

@@ -22,8 +22,6 @@ from taskalg.workbench.answer import Answer
 from taskalg.workbench.pieces import pieces
 from taskalg.workbench.session import Session
 
-DOTS = 100  # of a figure, to the inch of a page; drawn with twice as many
-
 
 class ToldError(Exception):
     """An error of a session on its way to the notebook, which shows it without a traceback."""
@@ -110,30 +108,13 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
 
 
 def is_rich(value: object) -> bool:
-    """Tell whether a value brings its own HTML, or is a figure."""
-    return hasattr(value, "_repr_html_") or is_figure(value)
-
-
-def is_figure(value: object) -> bool:
-    """Tell a figure of matplotlib without importing it."""
-    kind = type(value)
-    return (kind.__module__, kind.__name__) == ("matplotlib.figure", "Figure")
+    """Tell whether a value brings what a notebook shows: a table, or a picture."""
+    return hasattr(value, "_repr_html_") or hasattr(value, "_repr_png_")
 
 
 def register(shell: Any) -> None:
-    """Give IPython's shell our magics, and have figures drawn inline that nobody else draws."""
+    """Give IPython's shell our magics."""
     shell.register_magic_function(Notebook(shell).magic, "line_cell", "taskalg")
-    formatter = shell.display_formatter.formatters["image/png"]
-    if ("matplotlib.figure", "Figure") not in formatter.deferred_printers:
-        formatter.for_type_by_name("matplotlib.figure", "Figure", _png)
-
-
-def _png(figure: Any) -> tuple[bytes, dict[str, int]]:
-    """Return a figure's picture, and its size on a page [pixels]."""
-    from taskalg.pictures.canvas import rendered
-
-    width, height = figure.get_size_inches() * DOTS
-    return rendered(figure), {"width": round(width), "height": round(height)}
 
 
 def _print(answer: Answer) -> None:
