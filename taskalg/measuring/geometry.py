@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 from taskalg.algebra.coefficient import Coefficient, Number
-from taskalg.algebra.measured import measure
 from taskalg.algebra.weighted_sum import Value, WeightedSum, references
 from taskalg.compiler import Bindings, compile_text
 from taskalg.errors import KindError, Source, UsageError
@@ -19,7 +18,7 @@ from taskalg.expression import Expression
 from taskalg.measuring.adding import Matrix
 from taskalg.measuring.frame import Frame, Measuring, Total, frame_of
 from taskalg.measuring.geometry_html import geometry_html
-from taskalg.measuring.numbering import number
+from taskalg.measuring.numbering import measure
 from taskalg.measuring.numbers import scalar
 from taskalg.measuring.parts import Part, grouped, part_of
 from taskalg.measuring.store import Store
@@ -94,8 +93,7 @@ class Geometry:
 
     def _measure(self, function: str, *operands: Expression | str) -> float:
         values = [self.meaning(x) if isinstance(x, str) else x for x in operands]
-        scalar = type(values[0]).combining(lambda sums: measure(function, sums), values)
-        return number(self.frame, *scalar.resolved_scalar())
+        return measure(self.frame, function, values)
 
     def to_json(self, by: str | None = None) -> dict[str, Any]:
         """Return everything as JSON, also for parts if a level is given; what is NaN is null."""

@@ -1,13 +1,14 @@
 """Scalars to numbers by what a frame has measured: `cos(a, b - c)` without reading a byte."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from taskalg.algebra.coefficient import Coefficient, Number
-from taskalg.algebra.weighted_sum import Measured, WeightedSum
-from taskalg.errors import MismatchError, UsageError, quoted
-from taskalg.measuring.frame import Frame
+from taskalg.algebra.weighted_sum import WeightedSum
+from taskalg.errors import MismatchError, UsageError, listed, quoted
+from taskalg.expression import Expression
+from taskalg.measuring.frame import Frame, Total
 from taskalg.measuring.numbers import formula
 from taskalg.planning.resolve import Operand, Resolved
 
@@ -30,6 +31,24 @@ def number(frame: Frame, total: Resolved, scalar: Coefficient) -> float:
     return float(found)
 
 
+def measure(frame: Frame, function: str, arguments: Sequence[Expression]) -> float:
+    """Return a number of some sums, as `number` does for the scalar that is written so.
+
+    Args:
+        frame: knows every checkpoint in them.
+        function: "norm", "dot" or "cos".
+        arguments: the sums.
+
+    Raises:
+        KindError: one is a scalar.
+        UsageError: a checkpoint is not in the frame.
+        MismatchError: a number is not finite, or something is divided by zero.
+    """
+    totals = [argument.resolved for argument in arguments]
+    sums = [_Numbers(frame, total).here(WeightedSum(dict(total.terms))) for total in totals]
+    return _of_products(frame, f"{function}({', '.join(map(str, totals))})", function, sums)
+
+
 def measured_operands(total: Resolved) -> Iterator[Operand]:
     """Yield the checkpoints that something is measured of, some more than once."""
     for one in total.measured.values():
@@ -47,28 +66,35 @@ class _Numbers:
     def value(self, scalar: Coefficient) -> Number:
         """Put the numbers of what is measured in its place."""
         for symbol in scalar.symbols():
-            if symbol.name in self._measured and symbol.name not in self._found:
-                self._found[symbol.name] = self._number(symbol.name, self._measured[symbol.name])
-        return scalar.given(self._found).number
+            one = self._measured.get(symbol.name)
+            if one is not None and symbol.name not in self._found:
+                sums = list(map(self.here, one.arguments))
+                found = _of_products(self._frame, symbol.name, one.function, sums)
+                self._found[symbol.name] = Fraction(found)
+        return scalar.given(self._found).number if self._found else scalar.number
 
-    def _number(self, name: str, one: Measured[Operand]) -> Fraction:
-        sums = [self._here(argument) for argument in one.arguments]
+    def here(self, argument: Total) -> Total:
+        """Write a sum in the frame's checkpoints, with numbers.
 
-        def dot(x: int, y: int) -> float:
-            product = self._frame.dot(sums[x], sums[y])
-            if not math.isfinite(product):
-                raise MismatchError(
-                    f"{quoted(name)} is not a finite number",
-                    note="a tensor is NaN or infinite there, or too large for binary64",
-                )
-            return product
-
-        return Fraction(formula(name, one.function, dot, list(range(len(sums)))))
-
-    def _here(self, argument: WeightedSum[Operand]) -> WeightedSum[Operand]:
+        Raises:
+            UsageError: it has another checkpoint.
+        """
         terms = {operand: Coefficient(self.value(part)) for operand, part in argument.terms.items()}
         found = self._frame.here(WeightedSum(terms))
         if found is None:
-            names = [operand.called for operand in terms]
-            raise UsageError(f"not all of {', '.join(names)} were measured")
+            names = listed([quoted(operand.called) for operand in terms])
+            raise UsageError(f"not all checkpoints of the sum were measured: it has {names}")
         return found
+
+
+def _of_products(frame: Frame, name: str, function: str, sums: Sequence[Total]) -> float:
+    def dot(x: int, y: int) -> float:
+        product = frame.dot(sums[x], sums[y])
+        if not math.isfinite(product):
+            raise MismatchError(
+                f"{quoted(name)} is not a finite number",
+                note="a tensor is NaN or infinite there, or too large for binary64",
+            )
+        return product
+
+    return formula(name, function, dot, range(len(sums)))
