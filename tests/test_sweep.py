@@ -280,10 +280,18 @@ def test_an_error_in_a_condition_points_into_what_was_typed() -> None:
         ('{"a": 1, "b.c": -2e-3}', {"a": 1.0, "b.c": -0.002}),
         ('{"a": Infinity}', {"a": math.inf}),
         (f'{{"a": 1{"0" * 400}}}', {"a": math.inf}),
+        ("-inf", {"score": -math.inf}),
+        (".5", {"score": 0.5}),
+        ('{"e\u0301": 1, "\u00b5": 2}', {"\u00e9": 1.0, "\u03bc": 2.0}),
     ],
 )
 def test_the_last_line_has_the_scores(printed: str, found: dict[str, float]) -> None:
     assert printed_scores(printed, ["λ"]) == found
+
+
+def test_a_number_may_be_none_as_python_prints_it() -> None:
+    (found,) = printed_scores(f"{math.nan}\n", ["λ"]).values()
+    assert math.isnan(found)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +307,8 @@ def test_the_last_line_has_the_scores(printed: str, found: dict[str, float]) -> 
         ('{"a": "1"}', "'a' is not a number"),
         ('{"a": null}', "'a' is not a number"),
         ('{"a": true}', "'a' is not a number"),
+        ('{"a": 1, "a": 1}', "'a' is there twice"),
+        ('{"\u00e9": 1, "e\u0301": 1}', "is there twice"),
         ('{"λ": 1}', "'λ' is a swept scalar"),
         ('{"base.a": 1}', "cannot be called"),
         ('{"sweep": 1}', "cannot be called"),

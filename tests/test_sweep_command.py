@@ -106,6 +106,49 @@ def test_what_is_kept_is_merged_from_the_file_alone_with_merge_s_options(folder:
     assert tree(folder / "best") == tree(folder / "merged")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_what_a_command_leaves_behind_is_stopped_and_not_waited_for(folder: Path) -> None:
+    (folder / "leave.py").write_text(
+        "import subprocess, sys\n"
+        "waits = 'import time; time.sleep(60); print(7)'\n"
+        "left = subprocess.Popen([sys.executable, '-S', '-c', waits])\n"
+        "open('left', 'a').write(f'{left.pid} ')\n"
+        "print(1)\n",
+        "utf-8",
+    )
+    leave = python("exec(open('leave.py').read())")
+    result = run("sweep", TEXT, *FILES, "--set", "λ=0,1", *leave)
+    assert result.stderr.endswith("2/2  λ = 1: score 1\n")  # and not 7, a minute later
+    for number in (folder / "left").read_text("utf-8").split():
+        assert not is_running(int(number))
+
+
+def is_running(number: int) -> bool:
+    """Tell whether a process is there and no zombie, which nobody may be there to reap."""
+    for _ in range(100):
+        found = subprocess.run(["ps", "-o", "stat=", "-p", str(number)], capture_output=True)
+        if found.stdout.strip()[:1] in (b"", b"Z"):
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_only_the_end_of_what_a_command_prints_is_read(folder: Path) -> None:
+    loud = "import sys; print('x' * 3_000_000); print(2); print('y' * 3_000_000, file=sys.stderr)"
+    result = run("sweep", TEXT, *FILES, "--set", "λ=0,1", *python(loud))
+    assert result.stderr.splitlines()[1:] == ["1/2  λ = 0: score 2", "2/2  λ = 1: score 2"]
+
+
+def test_a_value_has_its_place_however_its_name_is_typed(folder: Path) -> None:
+    micro = "\u00b5"  # in the language it is the Greek letter
+    grid = [f"base - {micro}*toxic", *FILES, "--set", f"{micro}=0,1/4"]
+    result = run("sweep", *grid, *python(f"print({{{micro}}}) # {{model}}"), "--json")
+    assert [point["scores"] for point in json.loads(result.stdout)["points"]] == [
+        {"score": 0.0},
+        {"score": 0.25},
+    ]
+
+
 def test_when_nothing_meets_the_conditions_nothing_is_kept(folder: Path) -> None:
     never = ["--maximize", "λ", "--subject-to", "control > 1"]
     result = run("sweep", *SWEEP, *never, "--keep-best", "best", code=1)
@@ -203,7 +246,11 @@ def python(text: str) -> list[str]:
         (python("import sys; sys.exit('too\\nbad')"), ["  | too\n  | bad\n", "status 1; at λ = 0"]),
         (python("print('done')"), ["is no score", "found 'done'; at λ = 0"]),
         ([*python("import time; time.sleep(60)"), "--timeout", "0.2"], ["takes longer than 0.2 s"]),
-        ([*SCORE, "--timeout", "0"], ["needs more time"]),
+        ([*SCORE, "--timeout", "0"], ["gets more than 0", "found 0 s"]),
+        ([*SCORE, "--timeout", "nan"], ["gets more than 0", "found nan s"]),
+        ([*SCORE, "--timeout", "inf"], ["up to 1,000,000 s", "found inf s", "leave out --timeout"]),
+        (python("import os; os.kill(os.getpid(), 9)"), ["it was killed by SIGKILL; at λ = 0"]),
+        (["--score", "python score.py {model} | tail -1"], ["'|' takes a shell", "score.sh"]),
         ([*SCORE, "--maximize", "contrl"], ["did you mean 'control'?"]),
         ([*SCORE, "--maximize", "base.contrl"], ["did you mean 'base.control'?"]),
         ([*SCORE, "--set", "λ=0.5"], ["--set λ is given twice"]),

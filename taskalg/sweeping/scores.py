@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Collection, Mapping
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from taskalg.errors import UsageError, printable, quoted
@@ -12,6 +13,7 @@ from taskalg.sweeping.goal import BASE
 ONLY = "score"  # the key of a single number
 DIGEST = "sweep"  # the column of a CSV file that says which sweep a row is of
 _HELP = 'print a number, or an object of numbers such as {"control": 0.81}, as the last line'
+_RENAME = "choose another name"
 
 
 def printed_scores(output: str, names: Collection[str]) -> dict[str, float]:
@@ -23,10 +25,7 @@ def printed_scores(output: str, names: Collection[str]) -> dict[str, float]:
     lines = [line for line in output.splitlines() if line.strip()]
     if not lines:
         raise UsageError("the command printed nothing on stdout", help=_HELP)
-    try:
-        found = json.loads(lines[-1])
-    except (ValueError, RecursionError):
-        found = None
+    found = _read(lines[-1])
     if not (is_number(found) or isinstance(found, dict)) or isinstance(found, bool):
         raise UsageError(
             "the last line that the command printed is no score",
@@ -34,6 +33,32 @@ def printed_scores(output: str, names: Collection[str]) -> dict[str, float]:
             help=_HELP,
         )
     return checked_scores(found, names)
+
+
+def _read(line: str) -> Any:
+    """Return what a line says: JSON, or a number as Python and bc print it (`nan`, `.5`)."""
+    try:
+        return json.loads(line, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return float(line)
+    except ValueError:
+        return None
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of keys and values; a parser would take the last of two."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _twice(key)
+        found[key] = value
+    return found
+
+
+def _twice(key: str) -> UsageError:
+    return UsageError(f"the score {quoted(key)} is there twice", help="give each a key of its own")
 
 
 def checked_scores(found: Any, names: Collection[str]) -> dict[str, float]:
@@ -46,12 +71,15 @@ def checked_scores(found: Any, names: Collection[str]) -> dict[str, float]:
     Raises:
         UsageError: it is something else, or has a key that cannot be one.
     """
-    scores = found if isinstance(found, Mapping) else {ONLY: found}
+    scores: dict[str, float] = {}
+    for typed, value in (found if isinstance(found, Mapping) else {ONLY: found}).items():
+        key = _key(typed, names)
+        if key in scores:
+            raise _twice(key)
+        scores[key] = _number(key, value)
     if not scores:
-        raise UsageError("there is no score", note="found an object without keys")
-    for key in scores:
-        _check_key(key, names)
-    return {key: _number(key, value) for key, value in scores.items()}
+        raise UsageError("there is no score", note="found an object without keys", help=_HELP)
+    return scores
 
 
 def check_same(scores: Mapping[str, float], keys: Collection[str]) -> None:
@@ -65,13 +93,17 @@ def check_same(scores: Mapping[str, float], keys: Collection[str]) -> None:
         raise UsageError("the scores have other keys than before", note=f"found {new}, not {old}")
 
 
-def _check_key(key: Any, names: Collection[str]) -> None:
-    if not isinstance(key, str) or not key or printable(key) != key:
-        raise UsageError(f"{quoted(str(key))} cannot be the key of a score")
+def _key(typed: Any, names: Collection[str]) -> str:
+    """Return a key as formulas have names, or refuse it."""
+    key = unicodedata.normalize("NFKC", typed) if isinstance(typed, str) else ""
+    if not key or printable(key) != key:
+        raise UsageError(f"{quoted(str(typed))} cannot be the key of a score", help=_RENAME)
     if key in names:
-        raise UsageError(f"{quoted(key)} is a swept scalar, so no score can be called that")
+        what = f"{quoted(key)} is a swept scalar, so no score can be called that"
+        raise UsageError(what, help=_RENAME)
     if key == DIGEST or key.startswith(BASE):
-        raise UsageError(f"a score cannot be called {quoted(key)}", help="choose another name")
+        raise UsageError(f"a score cannot be called {quoted(key)}", help=_RENAME)
+    return key
 
 
 def _number(key: str, value: Any) -> float:
@@ -82,5 +114,7 @@ def _number(key: str, value: Any) -> float:
             number = math.inf if value > 0 else -math.inf
         return float(to_fraction(value)) if math.isfinite(number) else number
     raise UsageError(
-        f"the score {quoted(key)} is not a number", note=f"found {type(value).__name__}"
+        f"the score {quoted(key)} is not a number",
+        note=f"found {type(value).__name__}",
+        help='scores are numbers by key: {"control": 0.81}',
     )
