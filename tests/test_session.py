@@ -215,7 +215,7 @@ def test_what_the_command_line_binds_gives_way_to_what_is_typed(folder: Path) ->
 
 def test_what_the_command_line_binds_replaces_what_the_file_does(folder: Path) -> None:
     session = Session(ta_bindings(strength="1/3"))
-    session.start("zoo.ta")
+    assert "model  base - 1/3*toxic" in session.start("zoo.ta").text
     assert told(session, "strength") == "1/3"
     assert told(session, ":equal base - toxic/3, base + forget(toxic, strength)") == "equal"
 

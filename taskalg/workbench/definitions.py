@@ -80,8 +80,12 @@ class Definitions:
         Raises:
             ExpressionError: a name is unknown, or kinds do not fit.
         """
-        self._check(expression)
         part = self.needed(expression)
+        try:
+            part._check(expression)
+        except ExpressionError:
+            self._check(expression)  # which knows more names to suggest
+            raise
         return evaluate(Program(part.statements, expression), part.given)
 
     def needed(self, expression: Node) -> "Definitions":

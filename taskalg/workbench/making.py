@@ -1,11 +1,13 @@
 """Commands that bind or write something: checkpoints, recipe files, merged models."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from taskalg import files, listing
 from taskalg.algebra.coefficient import Coefficient
+from taskalg.algebra.weighted_sum import Value
 from taskalg.compiler import checked_name, default_name, read_recipe
 from taskalg.errors import (
     CheckpointError,
@@ -44,11 +46,19 @@ def load(workspace: Workspace, line: Line) -> Answer:
     return bind(workspace, [Binding(checked_name(name.text), call, line.span(name), at)])
 
 
-def load_recipe(workspace: Workspace, source: Source) -> Answer:
-    """Take over the names of a recipe, and show its expression, if it has one."""
+def load_recipe(
+    workspace: Workspace, source: Source, given: Mapping[str, Value] | None = None
+) -> Answer:
+    """Take over the names of a recipe, and show its expression, if it has one.
+
+    Args:
+        workspace: gets the names.
+        source: the recipe.
+        given: what stands for some names in place of what the recipe binds to them.
+    """
     program = parse(source)
     statements = workspace.flattened(program)
-    workspace.definitions = workspace.definitions.replacing(statements)
+    workspace.definitions = workspace.definitions.replacing(statements).giving(given or {})
     answer = loaded(workspace, [one.name for one in statements])
     if program.expression is None:
         return answer

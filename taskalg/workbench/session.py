@@ -58,9 +58,7 @@ class Session:
         given = workspace.definitions.given
         if file is None:
             return loaded(workspace, sorted(given))
-        answer = load_recipe(workspace, read_recipe(file))
-        workspace.definitions = workspace.definitions.giving(given)
-        return answer
+        return load_recipe(workspace, read_recipe(file), given)
 
     def give(self, recipes: Mapping[str, Recipe]) -> None:
         """Let names stand for recipes made elsewhere; what the session binds itself stays."""

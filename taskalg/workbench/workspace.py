@@ -96,8 +96,15 @@ class Workspace:
 
     def checkpoints(self) -> dict[str, Recipe]:
         """Return the checkpoints that have names, by name; an expression is none."""
-        recipes = {name: self.recipe(name_node(name)) for name in self.definitions.names}
-        return {name: one for name, one in recipes.items() if checkpoint_name(one.value) == name}
+        values = self.definitions.values
+        found = {
+            name: Recipe(value, base=values.get("base"), opening=self.opening, opened=self.opened)
+            for name, value in values.items()
+            if checkpoint_name(value) == name
+        }
+        for recipe in found.values():
+            self._forget_changed(recipe)
+        return dict(sorted(found.items()))
 
     def _forget_changed(self, recipe: Recipe) -> None:
         """Forget the headers of files that are no longer what they were; they are read again."""
