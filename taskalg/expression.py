@@ -20,7 +20,7 @@ from taskalg.checkpoints.base import Checkpoint, Opening
 from taskalg.checkpoints.memory import open_memory
 from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.compiler import locate
-from taskalg.errors import KindError, Source, TaskalgError, UsageError, quoted
+from taskalg.errors import KindError, MismatchError, Source, TaskalgError, UsageError, quoted
 from taskalg.planning.align import align, strip_prefix
 from taskalg.planning.difference import unknowns, where_not_zero
 from taskalg.planning.donor import choose_donor, opened
@@ -107,7 +107,7 @@ class Expression(Arithmetic):
         if isinstance(self.value, Coefficient):
             raise self._at(KindError("a scalar is not a checkpoint", note=_NOTHING_TO_WRITE))
         if self._resolved is None:
-            self._resolved = self._resolver().resolve(self.value)
+            self._resolved = self._resolve(self.value)[0]
         return self._resolved
 
     def resolved_scalar(self) -> tuple[Resolved, Coefficient]:
@@ -120,11 +120,15 @@ class Expression(Arithmetic):
         if not isinstance(self.value, Coefficient):
             raise self._at(KindError("a checkpoint value is no number", help="write norm(…) of it"))
         if self._scalar is None:
-            self._scalar = self._resolver().resolve_scalar(self.value)
+            self._scalar = self._resolve(self.value)
         return self._scalar
 
-    def _resolver(self) -> Resolver:
-        return Resolver(self.open, self.base if isinstance(self.base, WeightedSum) else None)
+    def _resolve(self, value: Value) -> tuple[Resolved, Coefficient]:
+        base = self.base if isinstance(self.base, WeightedSum) else None
+        try:
+            return Resolver(self.open, base).resolve(value)
+        except MismatchError as error:  # a division by what is measured of nothing
+            raise self._at(error) from None
 
     @property
     def aligned(self) -> Resolved:

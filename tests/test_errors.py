@@ -34,7 +34,7 @@ def test_the_message_is_word_for_word(case: dict[str, Any]) -> None:
     assert error.span is not None
     assert (error.span.start, error.span.end) == (len(before), len(before + marked))
     assert type(error).__name__ == case.get("error", "ExpressionError")
-    assert error.exit_code == 2
+    assert error.exit_code == case.get("code", 2)
 
 
 def test_there_are_enough_cases_and_none_twice() -> None:

@@ -12,7 +12,14 @@ from taskalg.algebra.canonical import Canonical, sort_key
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.measured import ordered
 from taskalg.algebra.proof import find_nonzero
-from taskalg.algebra.weighted_sum import Measured, Reference, Sum, WeightedSum, measured_in
+from taskalg.algebra.weighted_sum import (
+    Measured,
+    Reference,
+    Sum,
+    Value,
+    WeightedSum,
+    measured_in,
+)
 from taskalg.checkpoints.base import Checkpoint
 from taskalg.errors import KindError, TaskalgError, UnknownNameError, UsageError, quoted
 from taskalg.planning.naming import ByKey, Naming
@@ -55,24 +62,22 @@ class Resolver:
         self._mentions: dict[object, list[Reference]] = {}  # by what they turn out to be
         self._arguments: dict[Measured[Reference], tuple[ByKey, ...]] = {}  # of what is measured
 
-    def resolve(self, total: Sum) -> Resolved:
-        """Resolve a sum and everything its tasks are taken against.
+    def resolve(self, value: Value) -> tuple[Resolved, Coefficient]:
+        """Resolve a sum and everything its tasks are taken against, or a scalar.
+
+        Returns:
+            The sum, of a scalar zero times what is measured in it; and the scalar, of a sum zero.
 
         Raises:
             CheckpointError: a file cannot be opened.
             KindError: a task's base is not a model.
+            MismatchError: something is divided by what is measured of nothing.
             UnknownNameError: a task has no base.
             UsageError: two files have one name.
         """
-        return self._resolved(self._by_key(total), Coefficient())[0]
-
-    def resolve_scalar(self, scalar: Coefficient) -> tuple[Resolved, Coefficient]:
-        """Resolve what is measured in a scalar: a sum of zero times it, and the scalar in names.
-
-        Raises:
-            TaskalgError: as `resolve` does.
-        """
-        return self._resolved(WeightedSum.adding(self._measured(scalar)), scalar)
+        if isinstance(value, WeightedSum):
+            return self._resolved(self._by_key(value), Coefficient())
+        return self._resolved(WeightedSum.adding(self._measured(value)), value)
 
     def _resolved(self, by_key: ByKey, scalar: Coefficient) -> tuple[Resolved, Coefficient]:
         by_base = {key: self._by_key(base) for key, base in self._bases().items()}
