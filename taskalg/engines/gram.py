@@ -39,16 +39,14 @@ class Sums(NamedTuple):
 
     places: NDArray[np.int64]  # `(n, 2)`, which inputs x and y are; -1 for no second one
     factors: NDArray[np.float64]  # `(n, 2)`; the first is 1 or -1 unless it is alone
-    decoded: NDArray[np.bool_]  # for each input, whether it is decoded before sums are formed
+    shared: NDArray[np.bool_]  # for each input, whether several sums have it, or one as its y
+    odd: NDArray[np.bool_]  # for each input, whether no sum can be formed of it as it is stored
 
 
 def make_sums(
     places: NDArray[np.int64], factors: NDArray[np.float64], inputs: Sequence[DType]
 ) -> Sums:
-    """Decide which inputs are decoded before sums are formed.
-
-    Those are what several sums need, as a base is, and what no sum can be formed of as it is.
-    """
+    """Decide which inputs are decoded before sums are formed of them."""
     places, factors = places.reshape(-1, 2).copy(), factors.reshape(-1, 2).copy()
     pairs = np.flatnonzero(places[:, 1] >= 0)
     uses = np.bincount(places[places >= 0], minlength=len(inputs))
@@ -56,10 +54,27 @@ def make_sums(
         x, y = places[row]
         if uses[x] > uses[y] and abs(factors[row, 1]) == 1:
             places[row], factors[row] = (y, x), factors[row, ::-1].copy()
-    decoded = uses > 1
-    decoded[[index for index, dtype in enumerate(inputs) if dtype not in _DIRECT]] = True
-    decoded[places[pairs, 1]] = True
-    return Sums(places, factors, decoded)
+    shared = uses > 1
+    shared[places[pairs, 1]] = True
+    return Sums(places, factors, shared, np.array([one not in _DIRECT for one in inputs], bool))
+
+
+@inlined
+def _form_directly(
+    strip: NDArray[np.float64],
+    inputs: Inputs,
+    operand: int,
+    start: int,
+    factors: tuple[float, float],
+    other: NDArray[np.float64],
+) -> None:
+    address, source, y = strip.ctypes.data, inputs.addresses[operand], other.ctypes.data
+    if inputs.itemsizes[operand] == 2:
+        form_strip(address, source, start, np.uint16, factors, y, _STEPS)
+    elif inputs.itemsizes[operand] == 4:
+        form_strip(address, source, start, np.uint32, factors, y, _STEPS)
+    else:
+        form_strip(address, source, start, np.float64, factors, y, _STEPS)
 
 
 @inlined
@@ -72,24 +87,22 @@ def _form(
     strips: NDArray[np.float64],
 ) -> None:
     """Form a strip of each sum; an operand of several sums is decoded once."""
-    nothing = decoded[-1].ctypes.data
+    nothing = decoded[-1]
     for operand in range(len(decoded) - 1):
-        if sums.decoded[operand] or size < STRIP:
+        if sums.odd[operand] or size < STRIP:
             fill(decoded[operand], inputs, operand, start, size)
             decoded[operand, size:] = 0.0
+        elif sums.shared[operand]:
+            _form_directly(decoded[operand], inputs, operand, start, (1.0, 0.0), nothing)
     for index in range(len(strips)):
         x, y = sums.places[index]
         factors = sums.factors[index, 0], sums.factors[index, 1]
-        other = decoded[y].ctypes.data if y >= 0 else nothing
-        strip, address = strips[index].ctypes.data, inputs.addresses[x]
-        if sums.decoded[x] or size < STRIP:
-            form_strip(strip, decoded[x].ctypes.data, 0, np.float64, factors, other, _STEPS)
-        elif inputs.itemsizes[x] == 2:
-            form_strip(strip, address, start, np.uint16, factors, other, _STEPS)
-        elif inputs.itemsizes[x] == 4:
-            form_strip(strip, address, start, np.uint32, factors, other, _STEPS)
+        other = decoded[y] if y >= 0 else nothing
+        if sums.odd[x] or sums.shared[x] or size < STRIP:
+            strip, whole = strips[index].ctypes.data, decoded[x].ctypes.data
+            form_strip(strip, whole, 0, np.float64, factors, other.ctypes.data, _STEPS)
         else:
-            form_strip(strip, address, start, np.float64, factors, other, _STEPS)
+            _form_directly(strips[index], inputs, x, start, factors, other)
 
 
 @inlined
@@ -167,8 +180,8 @@ def grams(
     """
     before = default_arithmetic()
     n, operands = len(sums.places), len(inputs.itemsizes)
-    decoded = np.zeros((operands + 1, STRIP))
-    strips = np.empty((n, STRIP + 2 * _WORDS))  # numbers, and then their signs
+    width = STRIP + 2 * _WORDS  # numbers, and then their signs
+    decoded, strips = np.zeros((operands + 1, width)), np.empty((n, width))
     lanes, seen = np.empty((n, n, LANES)), np.empty((n, n, 2, _WORDS), np.int64)
     for piece in range(len(pieces)):
         begin, end = pieces[piece]
