@@ -154,7 +154,7 @@ def test_keys_complete_continue_and_cancel(folder: Path) -> None:
         assert "\x1b[31m" in screen.raw
         screen.press("(1\r")
         screen.sees("...", then="")
-        screen.press("\r\r")  # a second empty line ends what is not complete
+        screen.press("\r")  # an empty line ends what is not complete
         screen.sees("ends too soon")
         screen.press("\x04")
         assert screen.ends() == 0

@@ -56,7 +56,7 @@ def _keys(session: Session) -> KeyBindings:
 
     @keys.add("enter")
     def enter(event: KeyPressEvent) -> None:
-        """End the input when it is complete, or when a second line in a row is empty."""
+        """End the input when it is complete, or with an empty line."""
         buffer = event.current_buffer
         if session.is_complete(buffer.text) or buffer.text.endswith("\n"):
             buffer.validate_and_handle()
