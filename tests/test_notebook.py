@@ -101,6 +101,7 @@ def test_recipes_of_python_are_names(kernel: Kernel) -> None:
     kernel.cell("mean = mine\nnumber = 3")  # neither a built-in function nor a number is given
     kernel.cell("%taskalg :load base base.safetensors")
     assert repr(kernel.cell("%taskalg mean(base, mine)")) == "model  0.5*base + 0.5*mine"
+    assert not kernel.run("%taskalg mean").success  # a function, whatever Python calls so
     kernel.cell("mine = ta.checkpoint('toxic.safetensors', name='other')")
     assert repr(kernel.cell("%taskalg 0.5*base + 0.5*mine")) == "model  0.5*base + 0.5*other"
     kernel.cell("%taskalg mine = 2*base - base")  # what a session binds itself stays

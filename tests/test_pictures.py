@@ -154,6 +154,7 @@ def test_nothing_leaves_the_picture_and_no_words_touch(
     assert max(figure.get_size_inches()) < 15
     boxes = [(text.get_text(), corners(text)) for text in texts(figure)]
     assert boxes
+    assert not any(text.get_parse_math() for text in texts(figure))  # a name may have dollars
     width, height = figure.bbox.size
     for words, box in boxes:
         assert box.min() >= -0.5, words
@@ -591,6 +592,7 @@ def test_the_user_s_matplotlib_is_left_alone() -> None:
         figure = sweep_figure(negation())
         assert to_rgba(figure.axes[0].get_facecolor()) == to_rgba("white")
         assert matplotlib.rcParams["font.size"] == 40
+        assert max(text.get_fontsize() for text in texts(figure)) < 12  # ticks, too
     assert dict(matplotlib.rcParams) == before
 
 

@@ -124,6 +124,12 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
+def settled(figure: "Figure") -> "Figure":
+    """Have a figure make its ticks while the style is ours: matplotlib does when it first draws."""
+    figure.draw_without_rendering()
+    return figure
+
+
 def _inline(figure: "Figure") -> tuple[bytes, dict[str, int]]:
     """Return a picture and its size on a page; pyplot would have to be loaded to do that."""
     width, height = figure.get_size_inches() * INLINE

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from taskalg.pictures.canvas import Titles, shown, style
+from taskalg.pictures.canvas import Titles, settled, shown, style
 from taskalg.pictures.heatmap import Scale, Side, draw_heatmap
 from taskalg.pictures.subjects import Geometry
 
@@ -32,7 +32,8 @@ def cosines_figure(geometry: Geometry) -> "Figure":
     names = Side(tuple(map(shown, geometry.names)))
     scale = Scale("RdBu_r", -1, 1, "cosine", _two_digits)
     cosines = np.asarray(geometry.cosines, dtype=float)
-    return draw_heatmap(cosines, names, names, scale, Titles("Cosines between vectors")).figure
+    drawn = draw_heatmap(cosines, names, names, scale, Titles("Cosines between vectors"))
+    return settled(drawn.figure)
 
 
 def _two_digits(value: float) -> str:

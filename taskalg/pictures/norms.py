@@ -20,6 +20,7 @@ from taskalg.pictures.canvas import (
     add_axes,
     add_title,
     new_figure,
+    settled,
     shown,
     style,
     widest,
@@ -76,8 +77,8 @@ def norms_figure(geometry: Geometry, *, by: str = "layer") -> "Figure":
     title = f"Norm{f' of {names[0]}' if len(names) == 1 else 's'} by {by}"
     stacks, rest = _stacks(parts)
     if by == "layer" and stacks:
-        return _over_layers(stacks, rest, names, title)
-    return draw_ranking(parts, names, title)
+        return settled(_over_layers(stacks, rest, names, title))
+    return settled(draw_ranking(parts, names, title))
 
 
 def _stacks(parts: Sequence[Part]) -> tuple[list[Stack], list[Part]]:

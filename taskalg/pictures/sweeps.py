@@ -7,7 +7,7 @@ picture says so. Scalars that are swept together count as one.
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from taskalg.pictures.canvas import style
+from taskalg.pictures.canvas import settled, style
 from taskalg.pictures.curves import draw_curves
 from taskalg.pictures.grids import draw_grid
 from taskalg.sweeping.values import Sweep
@@ -28,8 +28,8 @@ def sweep_figure(sweep: Sweep) -> "Figure":
     """
     axes = independent(sweep)
     if len(axes) == 1:
-        return draw_curves(sweep, axes[0])
-    return draw_grid(sweep, axes)
+        return settled(draw_curves(sweep, axes[0]))
+    return settled(draw_grid(sweep, axes))
 
 
 def independent(sweep: Sweep) -> list[tuple[str, ...]]:
