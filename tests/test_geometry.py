@@ -26,6 +26,7 @@ from taskalg.measuring.answers import Answers
 from taskalg.measuring.combining import CANCELS
 from taskalg.measuring.store import Store
 from taskalg.running.reading import Inputs
+from tests.test_lora import write
 
 LANES = 8
 SHAPES = {
@@ -350,6 +351,41 @@ def test_models_without_a_base_are_vectors_too(zoo: Path, monkeypatch: pytest.Mo
     assert found.norm("x - y") == math.sqrt(product(wanted, wanted))  # an atom
     assert found.norm("y - x") == found.norm("x - y")
     assert seen == []
+
+
+def test_of_adapters_only_factors_are_read(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    modules = {"one": ["layers.0.q", "layers.1.q"], "two": ["layers.0.q"]}
+    names = {name: f"{name}.weight" for name in modules["one"]}
+    save_file({n: torch.randn(40, 30, generator=generator) for n in names.values()}, tmp_path / "b")
+    dense: dict[str, dict[str, torch.Tensor]] = {}
+    for adapter, adapted in modules.items():
+        dense[adapter] = {name: torch.zeros(40, 30, dtype=torch.float64) for name in names}
+        state = {}
+        for module in adapted:
+            a, b = torch.randn(4, 30, generator=generator), torch.randn(40, 4, generator=generator)
+            state[f"base_model.model.{module}.lora_A.weight"] = a
+            state[f"base_model.model.{module}.lora_B.weight"] = b
+            dense[adapter][module] = 2 * (b.double() @ a.double())
+        write(tmp_path / adapter, state, r=4, lora_alpha=8)
+    base = ta.checkpoint(tmp_path / "b", name="base")
+    one, two = (ta.task(tmp_path / name, base, name=name) for name in modules)
+    found = ta.geometry({"one": one, "two": two})
+    assert found.bytes_read == 3 * 4 * (4 * 30 + 40 * 4)
+    flat = {name: torch.cat([t.ravel() for t in dense[name].values()]) for name in dense}
+    wanted = [[float(x @ y) for y in flat.values()] for x in flat.values()]
+    assert found.gram == pytest.approx(np.array(wanted), rel=1e-12)
+    assert found.norm("one - two") == pytest.approx(float((flat["one"] - flat["two"]).norm()))
+    assert [part.norms[1] for part in found.by("layer")] == [pytest.approx(found.norms[1]), 0]
+
+
+def test_only_shared_leaves_out_what_not_all_have(tmp_path: Path) -> None:
+    save_file(made("x", torch.float32), tmp_path / "x")
+    save_file({"head.w": torch.ones(SHAPES["head.w"]), "more": torch.ones(3)}, tmp_path / "y")
+    x, y = (ta.checkpoint(tmp_path / name, name=name) for name in "xy")
+    with pytest.raises(ta.MismatchError):
+        ta.geometry([x, y])
+    assert ta.geometry([x, y], only_shared=True).whole.tensors == ("head.w",)
 
 
 def test_a_state_dict_is_measured_anew_each_time(zoo: Path) -> None:
