@@ -592,7 +592,7 @@ def test_the_user_s_matplotlib_is_left_alone() -> None:
         figure = sweep_figure(negation())
         assert to_rgba(figure.axes[0].get_facecolor()) == to_rgba("white")
         assert matplotlib.rcParams["font.size"] == 40
-        assert max(text.get_fontsize() for text in texts(figure)) < 12  # ticks, too
+        assert max(float(text.get_fontsize()) for text in texts(figure)) < 12  # ticks, too
     assert dict(matplotlib.rcParams) == before
 
 
