@@ -24,6 +24,7 @@ from taskalg.output.lock import take_lock
 from taskalg.sweeping.goal import choose, read_goal
 from taskalg.sweeping.grid import read_grid
 from taskalg.sweeping.scores import printed_scores
+from taskalg.sweeping.scratch import scratch_folder
 from tests.strategies import examples
 from tests.test_tensors import weights
 
@@ -637,6 +638,65 @@ def test_a_file_that_is_none_of_ours_is_never_replaced(
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "edited",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text + "\n,,\n",
+        lambda text: text.replace(",", '","').replace("\n", '"\n"')[:-1].join(['"', ""]),
+        lambda text: text.replace(",1.0,", ",1,"),
+    ],
+)
+def test_what_a_spreadsheet_makes_of_a_file_is_read(
+    tmp_path: Path, edited: Callable[[str], str]
+) -> None:
+    path = tmp_path / "sweep.csv"
+    found = swept(path, lambda _: 1, grid={"s": "0, 1"})
+    path.write_text(edited(path.read_text("utf-8")), "utf-8", newline="")
+    assert swept(path, lambda _: 1 / 0, grid={"s": "0, 1"}) == found
+    swept(path, lambda _: 2, grid={"s": "0, 1, 2"})
+    assert swept(path, lambda _: 1 / 0, grid={"s": "2"}).rows == [{"s": 2.0, "score": 2.0}]
+
+
+@pytest.mark.parametrize(
+    "header", ["s,a,a,sweep", "s,a,,sweep", "s,a,base.b,sweep", "s,a,s,sweep", "s,sweep"]
+)
+def test_columns_that_a_sweep_has_not_named_are_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "sweep.csv"
+    swept(path, lambda _: {"a": 1, "b": 2}, grid={"s": "0, 1"})
+    rows = path.read_text("utf-8").splitlines(keepends=True)[1:]
+    path.write_text("".join([header + "\n", *rows]), "utf-8")
+    with pytest.raises(ta.CheckpointError, match="line 1 of"):
+        swept(path, lambda _: {"a": 1, "b": 2}, grid={"s": "0, 1"})
+
+
+def test_scores_stay_in_their_columns_when_all_rows_are_gone(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.csv"
+    swept(path, lambda _: {"a": 1, "b": 2}, grid={"s": "0, 1"})
+    content = path.read_text("utf-8")
+    path.write_text(content.splitlines(keepends=True)[0], "utf-8")
+    swept(path, lambda _: {"b": 2, "a": 1}, grid={"s": "0, 1"})
+    assert path.read_text("utf-8") == content
+    path.write_text(content.splitlines(keepends=True)[0], "utf-8")
+    with pytest.raises(ta.UsageError, match="other keys than before"):
+        swept(path, lambda _: 1, grid={"s": "0, 1"})
+
+
+def test_a_file_that_changes_meanwhile_is_not_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.csv"
+
+    def saved_elsewhere(_: object) -> float:
+        if path.exists():
+            path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+        return 1.0
+
+    with pytest.raises(ta.OutputError, match="was changed while the sweep ran"):
+        swept(path, saved_elsewhere, grid={"s": "0:2:1"})
+    swept(path, lambda _: 1, grid={"s": "0:2:1"})
+    assert len(path.read_bytes().splitlines()) == 4
+
+
 @pytest.mark.parametrize("row", ["1,x,{}", "1,{}", "y,1,{}", "1,2,3,{}", "1/0,2,{}"])
 def test_a_damaged_row_is_named(tmp_path: Path, row: str) -> None:
     path = tmp_path / "sweep.csv"
@@ -664,6 +724,32 @@ def test_one_sweep_at_a_time_has_a_file(tmp_path: Path) -> None:
     lock.release()
     swept(tmp_path / "sweep.csv", lambda _: 1)
     assert os.listdir(tmp_path) == ["sweep.csv"]
+
+
+def test_a_place_for_models_is_shared_and_a_file_is_not(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("one", "two", "a", "b")]
+    for place in places:
+        place.mkdir()
+    one, two, a, b = places
+    with (
+        scratch_folder(one / "sweep.csv", a) as first,
+        scratch_folder(two / "sweep.csv", a) as second,
+    ):
+        assert first != second and first.parent == second.parent == a
+        with (
+            pytest.raises(ta.OutputError, match="another run"),
+            scratch_folder(one / "sweep.csv", b),
+        ):
+            raise AssertionError
+    assert hidden(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_says_why(tmp_path: Path) -> None:
+    with pytest.raises(
+        ta.OutputError, match=r"cannot make the folder .*: file name too long"
+    ) as why:
+        swept(tmp_path / ("x" * 250), lambda _: 1)
+    assert why.value.help == "name a file in another folder with --csv"
 
 
 # ---- The value

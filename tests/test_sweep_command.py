@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from taskalg import files
 from taskalg.cli.main import main
+from taskalg.errors import OutputError
 from taskalg.sweeping.command import read_command
 from tests import oracle
 from tests.merging import tree
@@ -207,8 +210,9 @@ def test_words_of_a_command_stay_words_and_get_values(folder: Path) -> None:
     score = f"{shlex.quote(sys.executable)} -S words.py 'x y' at={{λ}} {{other}} {{model}}/w"
     args = [TEXT, *FILES, "--set", "λ=1/3,2", "--score", score, "--scratch", str(place)]
     run("sweep", *args)
-    model = str(place / ".taskalg-sweep.csv" / "model" / "w")
     lines = (folder / "words").read_text("utf-8").splitlines()
+    (model,) = {model for line in lines for model in re.findall("'([^']+/model/w)'", line)}
+    assert Path(model).parents[2] == place
     assert lines == [str(["x y", f"at={text}", "{other}", model]) for text in ("1/3", "2")]
     assert list(place.iterdir()) == [] and not (folder / "ouch").exists()
 
@@ -319,6 +323,25 @@ def test_a_failing_command_loses_nothing(folder: Path) -> None:
     assert len(seen(folder)) == 3
     run("sweep", *SWEEP, "--csv", "other.csv")
     assert (folder / "sweep.csv").read_bytes() == (folder / "other.csv").read_bytes()
+
+
+def test_a_score_is_kept_when_its_folder_cannot_be_removed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = files.remove_folder
+
+    def stuck(path: Path) -> None:
+        if path.name == "model":
+            raise OutputError("cannot remove 'model': permission denied")
+        real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "remove_folder", stuck)
+        result = run("sweep", *SWEEP, code=5)
+    assert "cannot remove 'model': permission denied\n  note: at λ = 0.25" in result.stderr
+    assert len(seen(folder)) == 1
+    run("sweep", *SWEEP)
+    assert len(seen(folder)) == 4 and hidden(folder) == []
 
 
 def test_another_command_or_a_changed_checkpoint_is_another_sweep(folder: Path) -> None:

@@ -83,15 +83,13 @@ class InFolder:
         self, made: Recipe, values: Values, options: Mapping[str, Any]
     ) -> dict[str, float]:
         model = self._scratch / "model"
+        empty(self._scratch)  # says so if it could not be emptied before
         try:
             made.save(model, **options)
-            found = self._run(model, values)
-        except BaseException:
-            with suppress(TaskalgError):  # the folder is emptied again at the end
+            return self._run(model, values)
+        finally:
+            with suppress(TaskalgError):  # the score is not lost for that
                 empty(self._scratch)
-            raise
-        empty(self._scratch)
-        return found
 
     def _run(self, model: Path, values: Values) -> dict[str, float]:
         return printed_scores(self._command.run(model.absolute(), values), self._recipe.scalars)

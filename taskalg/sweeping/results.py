@@ -16,9 +16,9 @@ from pathlib import Path
 
 from taskalg import files
 from taskalg.algebra.rationals import decimal_text
-from taskalg.errors import CheckpointError, TaskalgError, UsageError, quoted
+from taskalg.errors import CheckpointError, OutputError, TaskalgError, UsageError, quoted
 from taskalg.scalars import to_fraction
-from taskalg.sweeping.scores import DIGEST, check_same
+from taskalg.sweeping.scores import DIGEST, check_same, checked_scores
 
 Key = tuple[Fraction, ...]  # values of the swept scalars; () for the base
 _LARGEST = 1_000_000_000  # bytes
@@ -42,6 +42,7 @@ class Results:
         self, path: Path | None, names: Sequence[str], digest: str, *, restart: bool = False
     ) -> None:
         self.scores: dict[Key, dict[str, float]] = {}
+        self._keys: tuple[str, ...] = ()  # of scores, as the columns are
         self._path, self._names, self._digest = path, tuple(names), digest
         self._end = 0  # bytes of the file that are whole rows
         if path is not None and files.exists(path):
@@ -54,17 +55,17 @@ class Results:
             UsageError: they have other keys than those before.
             OutputError: the file cannot be written.
         """
-        for earlier in self.scores.values():
-            check_same(scores, earlier)
-            scores = {name: scores[name] for name in earlier}
-            break
-        self.scores[key] = dict(scores)
+        if self._keys:
+            check_same(scores, self._keys)
+        else:
+            self._keys = tuple(scores)
+        self.scores[key] = {name: scores[name] for name in self._keys}
         if self._path is None:
             return
         values = [decimal_text(value) for value in key] or [""] * len(self._names)
-        row = [*values, *(repr(score) for score in scores.values()), self._digest]
+        row = [*values, *map(repr, self.scores[key].values()), self._digest]
         if self._end == 0:
-            self._create(self._path, _line([*self._names, *scores, DIGEST]) + _line(row))
+            self._create(self._path, _line([*self._names, *self._keys, DIGEST]) + _line(row))
         else:
             self._append(self._path, _line(row))
 
@@ -80,6 +81,11 @@ class Results:
     def _append(self, path: Path, line: bytes) -> None:
         fd = files.open_output(path)
         try:
+            if files.fingerprint(fd).size != self._end:  # a spreadsheet saved it, say
+                raise OutputError(
+                    f"{quoted(str(path))} was changed while the sweep ran",
+                    help="run the same again: it goes on with the rows that are there",
+                )
             files.write_at(fd, line, self._end)
             files.sync(fd)
         finally:
@@ -90,7 +96,7 @@ class Results:
         content = files.read_small(path, _LARGEST)
         end = content.rfind(b"\n") + 1
         try:
-            header, *rows = csv.reader(io.StringIO(content[:end].decode("utf-8"), newline=""))
+            header, *rows = csv.reader(io.StringIO(content[:end].decode("utf-8-sig"), newline=""))
         except (ValueError, csv.Error):
             raise _foreign(path) from None
         if header[-1:] != [DIGEST]:
@@ -99,21 +105,33 @@ class Results:
             return
         if tuple(header[: len(self._names)]) != self._names:
             raise _another(path, "other scalars were swept")
+        self._keys = self._read_keys(path, header)
         for line, row in enumerate(rows, start=2):
-            self._take(path, line, header, row)
+            if any(row):  # a spreadsheet may leave empty ones
+                self._take(path, line, row)
         if end < len(content):
             files.continue_output(path, end, end)
         self._end = end
 
-    def _take(self, path: Path, line: int, header: Sequence[str], row: Sequence[str]) -> None:
-        if len(row) != len(header):
+    def _read_keys(self, path: Path, header: Sequence[str]) -> tuple[str, ...]:
+        keys = tuple(header[len(self._names) : -1])
+        try:
+            found = tuple(checked_scores(dict.fromkeys(keys, 0), self._names))
+        except UsageError:
+            found = ()
+        if found != keys or not keys:
+            raise _damaged(path, 1, "name its columns as they were, or another file with --csv")
+        return keys
+
+    def _take(self, path: Path, line: int, row: Sequence[str]) -> None:
+        count = len(self._names)
+        if len(row) != count + len(self._keys) + 1:
             raise _damaged(path, line)
         if row[-1] != self._digest:
             raise _another(path, "the expression, a checkpoint, an option or the command differs")
-        count = len(self._names)
         try:
             key = tuple(to_fraction(text) for text in row[:count] if text)
-            scores = dict(zip(header[count:-1], map(float, row[count:-1]), strict=True))
+            scores = dict(zip(self._keys, map(float, row[count:-1]), strict=True))
         except (ValueError, TaskalgError):
             raise _damaged(path, line) from None
         if len(key) not in (0, count):
@@ -141,8 +159,9 @@ def _foreign(path: Path) -> UsageError:
     )
 
 
-def _damaged(path: Path, line: int) -> CheckpointError:
+def _damaged(
+    path: Path, line: int, remedy: str = "remove that line, and its point is scored again"
+) -> CheckpointError:
     return CheckpointError(
-        f"line {line} of {quoted(str(path))} is not a row that a sweep wrote",
-        help="remove that line, and its point is scored again",
+        f"line {line} of {quoted(str(path))} is not one that a sweep wrote", help=remedy
     )

@@ -3,18 +3,25 @@
 Its place follows from the name of the results, so that what `kill -9` leaves is found and removed
 by the next run. By default it lies beside the results and not where the system keeps temporary
 files: it gets a whole model, and those are often in memory.
+
+The folder beside the results is also what keeps a second sweep from writing to the same file, so
+it is made where the model goes somewhere else, too.
 """
 
+import hashlib
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from taskalg import files
 from taskalg.errors import OutputError, TaskalgError, quoted
-from taskalg.output.lock import LOCK_NAME, take_lock
+from taskalg.output.lock import LOCK_NAME, Lock, take_lock
 
 _ATTEMPTS = 10  # to get a lock that another run gives back at the same moment
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -28,31 +35,51 @@ def scratch_folder(results: Path, folder: Path | None = None) -> Iterator[Path]:
     Raises:
         OutputError: another sweep has it, or it cannot be made.
     """
-    place = results.parent if folder is None else folder
+    with _made(results.parent, results.name) as beside:
+        if folder is None:
+            yield beside
+            return
+        place = hashlib.sha256(os.fsencode(os.path.abspath(results))).hexdigest()[:8]
+        with _made(folder, f"{results.name}-{place}") as hidden:  # of all files of that name
+            yield hidden
+
+
+@contextmanager
+def _made(place: Path, name: str) -> Iterator[Path]:
+    """Make a hidden folder that nobody else has, empty, and remove it in the end."""
     if not files.is_folder(place):
         raise OutputError(f"there is no folder {quoted(str(place))}", help="make it first")
-    hidden = Path(os.path.abspath(place)) / f".taskalg-{results.name}"
+    hidden = Path(os.path.abspath(place)) / f".taskalg-{name}"
     if files.is_link(hidden):  # what it leads to is not ours to empty
         raise OutputError(
             f"{quoted(str(hidden))} is a link, where a sweep keeps its scratch folder",
             help="remove the link",
         )
-    for _ in range(_ATTEMPTS):
-        if not files.is_folder(hidden):
-            with suppress(OutputError):  # another run made it meanwhile, or `take_lock` says why
-                files.make_folder(hidden)
-        lock = take_lock(hidden)
-        if lock is not None:
-            break
-    else:
-        raise OutputError(f"the folder {quoted(str(hidden))} cannot be made or used")
+    lock = _locked(hidden)
     try:
         empty(hidden)
         yield hidden
     finally:
-        with suppress(TaskalgError):
+        try:
             empty(hidden)
+        except TaskalgError as error:
+            _log.warning("%s", error.message)
         lock.release()
+
+
+def _locked(hidden: Path) -> Lock:
+    for attempt in range(_ATTEMPTS):
+        try:
+            if not files.is_folder(hidden):
+                files.make_folder(hidden)
+        except OutputError as error:  # or another run made it meanwhile
+            if attempt + 1 == _ATTEMPTS:
+                error.help = "name a file in another folder with --csv"
+                raise
+        lock = take_lock(hidden)
+        if lock is not None:
+            return lock
+    raise OutputError(f"the folder {quoted(str(hidden))} is made and removed by another run")
 
 
 def empty(hidden: Path) -> None:
