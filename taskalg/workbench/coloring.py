@@ -2,10 +2,10 @@
 
 from itertools import pairwise
 
-from taskalg.workbench.pieces import Piece, is_command, pieces
+from taskalg.workbench.pieces import Fragment, is_command, pieces
 
 _STYLES = {"string": "string", "open string": "open", "number": "number", "comment": "comment"}
-_END = Piece("line end", "\n", 0)
+_END = Fragment("line end", "\n", 0)
 
 
 def colored(text: str) -> list[list[tuple[str, str]]]:

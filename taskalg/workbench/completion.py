@@ -13,7 +13,7 @@ from taskalg.errors import printable
 from taskalg.workbench.commands import COMMANDS
 from taskalg.workbench.definitions import definition_text
 from taskalg.workbench.describing import checkpoint_name, value_text
-from taskalg.workbench.pieces import Piece, is_command, pieces
+from taskalg.workbench.pieces import Fragment, is_command, pieces
 from taskalg.workbench.vectors import PICTURES
 from taskalg.workbench.workspace import Workspace
 
@@ -69,7 +69,7 @@ def _of_sort(sort: str, workspace: Workspace, rest: str, word: str) -> Iterator[
 
 def _in_expression(workspace: Workspace, before: str) -> Iterator[Offer]:
     found = list(pieces(before))
-    last = found[-1] if found else Piece("blank", "", 0)
+    last = found[-1] if found else Fragment("blank", "", 0)
     if last.sort == "open string":
         typed = last.text[1:]
         if _innermost(found) == "[":
@@ -82,7 +82,7 @@ def _in_expression(workspace: Workspace, before: str) -> Iterator[Offer]:
         yield from _starting(_names(workspace), "")
 
 
-def _innermost(found: list[Piece]) -> str:
+def _innermost(found: list[Fragment]) -> str:
     """Return the bracket that the end stands in."""
     open_: list[str] = []
     for piece in found:

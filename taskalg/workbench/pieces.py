@@ -29,7 +29,7 @@ _SCANNER = re.compile("|".join(f"({pattern})" for pattern in _PIECES.values()))
 
 
 @dataclass(frozen=True)
-class Piece:
+class Fragment:
     """A part of a text."""
 
     sort: str  # "name", "string", "open string", "blank", …; every character is in some piece
@@ -37,10 +37,10 @@ class Piece:
     start: int  # offset of its first character
 
 
-def pieces(text: str) -> Iterator[Piece]:
+def pieces(text: str) -> Iterator[Fragment]:
     """Take a text apart, all of it."""
     for found in _SCANNER.finditer(text):
-        yield Piece(_NAMES[(found.lastindex or 1) - 1], found[0], found.start())
+        yield Fragment(_NAMES[(found.lastindex or 1) - 1], found[0], found.start())
 
 
 def is_complete(text: str) -> bool:
