@@ -106,7 +106,9 @@ def test_values_are_ranges_lists_and_numbers(
         ({"λ": "1:0:0.1"}, "write λ=1:0:-0.1"),
         ({"λ": "0:1:1e-9"}, "too many values"),
         ({"a": "0:99:1", "b": "0:999:1"}, "the grid has 100,000 points"),
-        ({"λ": "0,,1"}, "there is no expression"),
+        ({"λ": "0,,1"}, "a value of 'λ' is empty"),
+        ({"λ": "0::1"}, "a value of 'λ' is empty"),
+        ({"λ": itertools.count()}, "'λ' has too many values"),
         ({"λ": "x"}, "must be set to a scalar"),
         ({"λ": "ramp(0, 1)"}, "is swept over numbers"),
         ({"λ": "0:1:0.5:2"}, "is not a range"),
@@ -247,6 +249,7 @@ def test_when_no_point_meets_the_conditions_the_one_that_misses_least_is_named()
         (("λ", None, [""]), "a condition compares two sides"),
         (("", None, []), "there is no formula"),
         (("2 λ", None, []), "no implicit multiplication"),
+        (("λ", None, ["a > 0.95base.a"]), "help: write 0.95*base.a"),
         (('checkpoint("x")', None, []), "this must be a number"),
         (("λ[0:2]", None, []), "this must be a number"),
         (("a.", None, []), "unexpected '.'"),
@@ -464,6 +467,17 @@ def test_a_base_that_cannot_stay_open_is_refused_as_the_model() -> None:
 def test_a_number_may_be_torch_s_and_means_the_decimal_it_prints_as() -> None:
     found = ta.sweep(compiled(s=1), {"s": "0"}, lambda _: torch.tensor(0.95))
     assert found.points[0].scores == {"score": 0.95}
+
+
+def test_a_loss_may_have_a_gradient() -> None:
+    loss = torch.tensor(0.1, requires_grad=True)
+    assert ta.sweep(compiled(s=1), {"s": "0, 1"}, lambda _: loss).points[0].scores["score"] == 0.1
+
+
+@pytest.mark.parametrize("wrong", [torch.tensor(1j), torch.tensor(True), torch.ones(1), "1", None])
+def test_what_a_function_returns_is_a_number(wrong: Any) -> None:
+    with pytest.raises(ta.UsageError, match="is not a number"):
+        ta.sweep(compiled(s=1), {"s": "0, 1"}, lambda _: wrong)
 
 
 def test_options_reach_the_evaluation() -> None:

@@ -281,9 +281,19 @@ def test_nothing_to_sweep_is_told(folder: Path) -> None:
     assert 'give a scalar values: --set "λ=0:1:0.05"' in result.stderr
 
 
-def test_an_output_in_the_way_is_told_before_the_first_point(folder: Path) -> None:
-    result = run("sweep", *SWEEP, *KEEPS, "--keep-best", "toxic", code=5)
-    assert "the output 'toxic'" in result.stderr
+@pytest.mark.parametrize(
+    "output, words",
+    [
+        (["--keep-best", "toxic"], "the output 'toxic'"),
+        (["--keep-best", ""], "the output '.'"),
+        (["--plot", "no/x.png"], "there is no folder 'no'"),
+    ],
+)
+def test_an_output_in_the_way_is_told_before_the_first_point(
+    folder: Path, output: list[str], words: str
+) -> None:
+    result = run("sweep", *SWEEP, *KEEPS, *output, code=5)
+    assert words in result.stderr
     assert seen(folder) == [] and not (folder / "sweep.csv").exists()
 
 

@@ -115,8 +115,6 @@ def sweep(
     if not as_json:
         marked = _CHOSEN.sub(lambda row: click.style(row[0], fg="green", bold=True), str(found))
         click.echo(marked, color=False if os.environ.get("NO_COLOR") else None)
-    if plot is not None:
-        _draw(found, plot)
     report = None
     if out is not None and found.chosen is not None:
         with progress_bar(silent) as progress:
@@ -127,6 +125,8 @@ def sweep(
         print_json({**found.to_json(), "command": command, "kept": kept_json})
     elif not quiet:
         _tell_end(command, report)
+    if plot is not None:
+        _draw(found, plot)
     if found.chosen is None and (found.maximize or found.minimize):
         sys.exit(_NOTHING_CHOSEN)
 
@@ -149,7 +149,7 @@ def _check_outputs(
     if given["maximize"] is None and given["minimize"] is None:
         raise UsageError("--keep-best needs to know what is best", help="add --maximize score")
     planned = {name: value for name, value in kept.items() if name not in RUNNING}
-    recipe.explain(out, **planned).rehearse(overwrite=kept["overwrite"])
+    recipe.explain(out or ".", **planned).rehearse(overwrite=kept["overwrite"])
 
 
 def _tell_end(command: str | None, report: Report | None) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskalg import files
-from taskalg.errors import UsageError, printable, quoted
+from taskalg.errors import OutputError, UsageError, printable, quoted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -238,6 +238,7 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         UsageError: it does not say which sort of picture, or matplotlib is not installed.
+        OutputError: there is no such folder.
     """
     _check_matplotlib()
     place = Path(path).expanduser()
@@ -247,6 +248,8 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
             note=f"pictures end in {', '.join(_METADATA)}",
             help=f"write {quoted(f'{place.stem or place.name}.png')}",
         )
+    if not files.is_folder(place.parent):
+        raise OutputError(f"there is no folder {quoted(str(place.parent))}", help="make it first")
     return place
 
 

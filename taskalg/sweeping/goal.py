@@ -214,6 +214,8 @@ def _formula(source: Source, start: int, end: int) -> Formula:
     except ExpressionError as error:
         if error.span is not None:
             error.span = Span(source, error.span.start, error.span.end)
+        error.message = error.message.replace(_DOT, ".")
+        error.help = error.help and error.help.replace(_DOT, ".")
         raise
     places = {one.name: Span(source, one.span.start, one.span.end) for one in found}
     return Formula(program, {name.replace(_DOT, "."): span for name, span in places.items()})

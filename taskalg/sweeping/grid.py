@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import product
+from itertools import islice, product
 
 from taskalg.algebra.rationals import decimal_text
 from taskalg.compiler import checked_name, scalar
@@ -71,7 +71,7 @@ def read_grid(settings: Mapping[str, Values]) -> Grid:
             raise UsageError(f"{quoted(name)} is swept twice", help="give each name once")
     count = math.prod(len(axis.values) for axis in axes)
     if count > MAX_POINTS:
-        raise UsageError(f"the grid has {count:,} points", note=f"at most {MAX_POINTS:,} are tried")
+        raise _too_many(f"the grid has {count:,} points")
     if not axes:
         raise UsageError("nothing is swept", help=f'give a scalar values: --set "{EXAMPLE}"')
     return Grid(axes)
@@ -98,7 +98,9 @@ def _axis(written: str, values: Values) -> Axis:
     elif is_number(values):
         found = [to_fraction(values)]
     elif isinstance(values, Iterable):
-        found = [to_fraction(value) for value in values]
+        found = [to_fraction(value) for value in islice(values, MAX_POINTS + 1)]
+        if len(found) > MAX_POINTS:
+            raise _too_many(f"{quoted(label)} has too many values")
     else:
         raise UsageError(
             f"{quoted(label)} is swept over a text or numbers",
@@ -124,7 +126,9 @@ def _item(text: str, name: str) -> Iterable[Fraction]:
 def _range(start: Fraction, end: Fraction, step: Fraction, name: str) -> Iterable[Fraction]:
     shown = [decimal_text(value) for value in (start, end, step)]
     if step == 0:
-        raise UsageError(f"{':'.join(shown)} has a step of zero")
+        raise UsageError(
+            f"{':'.join(shown)} has a step of zero", help=f"write {name}={EXAMPLE[2:]}"
+        )
     steps = (end - start) / step
     if steps < 0:
         shown[2] = decimal_text(-step)
@@ -133,9 +137,7 @@ def _range(start: Fraction, end: Fraction, step: Fraction, name: str) -> Iterabl
             help=f"write {name}={':'.join(shown)}",
         )
     if steps >= MAX_POINTS:
-        raise UsageError(
-            f"{':'.join(shown)} has too many values", note=f"at most {MAX_POINTS:,} are tried"
-        )
+        raise _too_many(f"{':'.join(shown)} has too many values")
     last = start + math.floor(steps) * step
     if last != end:
         raise UsageError(
@@ -147,10 +149,16 @@ def _range(start: Fraction, end: Fraction, step: Fraction, name: str) -> Iterabl
 
 
 def _number(text: str, name: str) -> Fraction:
+    if not text.strip():
+        raise UsageError(f"a value of {quoted(name)} is empty", help=f"write {name}={EXAMPLE[2:]}")
     value = scalar(text, name).constant
     if value is None:
         raise UsageError(f"{quoted(name)} is swept over numbers", note=f"found {quoted(text)}")
     return value
+
+
+def _too_many(what: str) -> UsageError:
+    return UsageError(what, note=f"at most {MAX_POINTS:,} are tried", help="take larger steps")
 
 
 def _split(text: str, separator: str) -> list[str]:

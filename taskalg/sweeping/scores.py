@@ -13,6 +13,7 @@ from taskalg.sweeping.goal import BASE
 ONLY = "score"  # the key of a single number
 DIGEST = "sweep"  # the column of a CSV file that says which sweep a row is of
 _HELP = 'print a number, or an object of numbers such as {"control": 0.81}, as the last line'
+_FORM = 'scores are numbers by key: {"control": 0.81}'
 _RENAME = "choose another name"
 
 
@@ -78,7 +79,7 @@ def checked_scores(found: Any, names: Collection[str]) -> dict[str, float]:
             raise _twice(key)
         scores[key] = _number(key, value)
     if not scores:
-        raise UsageError("there is no score", note="found an object without keys", help=_HELP)
+        raise UsageError("there is no score", note="found no keys", help=_FORM)
     return scores
 
 
@@ -107,14 +108,16 @@ def _key(typed: Any, names: Collection[str]) -> str:
 
 
 def _number(key: str, value: Any) -> float:
-    if is_number(value) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:  # an integer
-            number = math.inf if value > 0 else -math.inf
-        return float(to_fraction(value)) if math.isfinite(number) else number
-    raise UsageError(
-        f"the score {quoted(key)} is not a number",
-        note=f"found {type(value).__name__}",
-        help='scores are numbers by key: {"control": 0.81}',
-    )
+    """Return a score; NumPy's and torch's mean the decimals that they print as."""
+    plain = value.item() if is_number(value) and hasattr(value, "item") else value
+    if not is_number(plain) or isinstance(plain, bool):
+        raise UsageError(
+            f"the score {quoted(key)} is not a number",
+            note=f"found {type(value).__name__}",
+            help=_FORM,
+        )
+    try:
+        number = float(plain)
+    except OverflowError:  # an integer
+        number = math.inf if plain > 0 else -math.inf
+    return float(to_fraction(value)) if math.isfinite(number) else number
