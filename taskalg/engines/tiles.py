@@ -16,6 +16,7 @@ LANES = 8  # numbers of a vector: one of AVX-512, two of AVX2, four of NEON
 _I64, _F64 = ir.IntType(64), ir.DoubleType()
 _ZEROS, _BITS = [0.0] * LANES, ir.IntType(LANES)
 _FMA = f"llvm.fma.v{LANES}f64"
+_alloca: Any = cgutils.alloca_once_value  # its types vary with numba's version
 _NUMBERS, _WORDS = ir.VectorType(_F64, LANES), ir.VectorType(_I64, LANES)
 
 
@@ -31,7 +32,7 @@ def multiply_strips(typing: Any, lefts: Any, rights: Any, sums: Any, count: Any)
     def emit(builder: Any, arguments: Any) -> Any:
         lefts, rights, sums = (_vectors(builder, addresses) for addresses in arguments[:3])
         zero = ir.Constant(_NUMBERS, _ZEROS)
-        chains = [cgutils.alloca_once_value(builder, zero) for _ in sums]
+        chains = [_alloca(builder, zero) for _ in sums]
         for chain in chains:
             builder.store(zero, chain)
         with cgutils.for_range(builder, arguments[3]) as loop:
