@@ -243,6 +243,30 @@ def test_what_an_adapter_stores_whole_replaces_the_base_s_bit_for_bit(tmp_path: 
         assert torch.equal(half[key], middle.float())
 
 
+def headed(folder: Path, number: float) -> None:
+    """Write an adapter whose product is zero, and that stores a head of its own."""
+    factors = {f"{KEY}.lora_A.weight": zeros(2, 3), f"{KEY}.lora_B.weight": zeros(4, 2)}
+    head = {"base_model.model.head.weight": torch.full((2,), number)}
+    write(folder, {**factors, **head}, modules_to_save=["head"])
+
+
+@pytest.mark.parametrize("names", [("one", "two"), ("two", "one")])
+def test_an_adapter_s_base_may_be_a_model_with_another_adapter(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    inner, outer = names  # neither order of their names is that of the bases
+    headed(tmp_path / inner, 5.0)
+    headed(tmp_path / outer, 9.0)
+    base = {NAME: zeros(4, 3), "head.weight": torch.full((2,), 1.0)}
+    start = f'{inner} = task("{tmp_path / inner}")\n'
+    start += f'{outer} = task("{tmp_path / outer}", base + {inner})\n'
+    heads = {
+        text: taskalg.compile(start + text, base=base).state_dict()["head.weight"][0].item()
+        for text in (f"base + {inner}", f"base + {outer}", f"base + {inner} + {outer}")
+    }
+    assert list(heads.values()) == [5, 1 + (9 - 5), 9]
+
+
 def test_means_differences_and_analogies_of_adapters(tmp_path: Path) -> None:
     options: dict[str, Any] = {"target_modules": ["q_proj", "up_proj"], "modules_to_save": ["norm"]}
     deltas, paths = {}, {"base": tmp_path / "one" / "base"}

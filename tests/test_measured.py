@@ -45,6 +45,7 @@ from tests.strategies import NAMES, examples, fully, plain_sums, plainly, random
 from tests.test_hub import hub, models, server  # noqa: F401
 from tests.test_hub import recipe as from_hub
 from tests.test_laws import compiled
+from tests.test_lora import write
 
 KEYS = ("base", "a", "b", "ft", "toxic", "λ")
 MODELS, TASKS = ("a", "b", "ft"), ("toxic", "λ")
@@ -256,6 +257,30 @@ def test_an_adapter_is_measured_as_the_product_that_it_is(tmp_path: Path) -> Non
         for name, tensor in made.items()
     )
     assert length == pytest.approx(1, rel=1e-14)
+
+
+def test_an_adapter_s_base_may_depend_on_what_is_measured(tmp_path: Path) -> None:
+    key = "base_model.model.layers.0.q"
+    factors = {f"{key}.lora_A.weight": torch.zeros(1, 3), f"{key}.lora_B.weight": torch.zeros(2, 1)}
+    head = {"base_model.model.head.weight": torch.tensor([9.0])}
+    write(tmp_path / "x", {**factors, **head}, r=1, modules_to_save=["head"])
+    weight = torch.zeros(2, 3)
+    base = {"layers.0.q.weight": weight, "head.weight": torch.tensor([1.0])}
+    ft = {"layers.0.q.weight": weight, "head.weight": torch.tensor([3.0])}
+    text = f'moved = base + norm(ft)*(ft - base)\nx = task("{tmp_path / "x"}", moved)\n'
+
+    def made(expression: str) -> Recipe:
+        return taskalg.compile(text + expression, base=base, models={"ft": ft})
+
+    moved = 1 + 3 * (3 - 1)
+    assert float(made("norm(x)")) == 9 - moved
+    report = made("base + norm(x)*(ft - base)").explain()
+    assert [list(one.scalars) for one in report.passes] == [["norm(ft)"], ["norm(x)"]]
+    assert "never opened" not in str(report)
+    only_it = made("base + x").save(tmp_path / "out.safetensors")
+    assert only_it.plan.measured == {"norm(ft)": 3}
+    found = taskalg.checkpoint(tmp_path / "out.safetensors").state_dict()
+    assert found["head.weight"].item() == 1 + 9 - moved
 
 
 def test_names_and_ties_are_made_to_agree_with_the_donor_s(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from taskalg.algebra.selectors import Place
 from taskalg.algebra.table import Table, tabulate
 from taskalg.checkpoints.base import TensorSpec
 from taskalg.planning.donor import opened
-from taskalg.planning.resolve import Resolved
+from taskalg.planning.resolve import Operand, Resolved
 
 Row = list[Number]
 
@@ -35,10 +35,9 @@ def output_tensors(total: Resolved, donor: int) -> Mapping[str, TensorSpec]:
 
 def covered(total: Resolved, at: Mapping[str, Place | None]) -> Table:
     """Return the coefficients of the sum's files on each tensor, one column for each operand."""
-    parts = [part for _, part in total.terms]
-    table = tabulate(parts, at)
+    table = tabulate([part for _, part in total.terms], at)
     checkpoints = [opened(operand) for operand, _ in total.terms]
-    sparse = [index for index, found in enumerate(checkpoints) if found.is_sparse and parts[index]]
+    sparse = _adapters(total)
     if not sparse:
         return table
     bases = _bases(total, sparse, at)
@@ -55,12 +54,34 @@ def covered(total: Resolved, at: Mapping[str, Place | None]) -> Table:
             for column, is_held, is_whole in zip(sparse, held, whole, strict=True):
                 if not is_held:
                     row[column] = Fraction(0)
-                elif is_whole:
+                elif is_whole and row[column]:
                     base = bases[column]
                     _subtract(row, row[column], base.classes[base.of[name]])
             known[key] = rows.setdefault(tuple(row), len(rows))
         of[name] = known[key]
     return Table(tuple(rows), of)
+
+
+def _adapters(total: Resolved) -> list[int]:
+    """Return which terms are adapters that take part, also in what others are taken against.
+
+    One that is taken against another comes before it, which is then subtracted as what it is.
+    """
+    depths: dict[Operand, int] = {}
+
+    def depth(operand: Operand) -> int:
+        if operand not in depths:
+            base = total.against.get(operand)
+            terms = {} if base is None else base.terms
+            inner = [depth(o) for o, part in terms.items() if part and opened(o).is_sparse]
+            depths[operand] = 1 + max(inner, default=0)
+        return depths[operand]
+
+    for operand, part in total.terms:
+        if part and opened(operand).is_sparse:
+            depth(operand)
+    columns = [column for column, (operand, _) in enumerate(total.terms) if operand in depths]
+    return sorted(columns, key=lambda column: -depths[total.terms[column][0]])
 
 
 def _bases(total: Resolved, sparse: list[int], at: Mapping[str, Place | None]) -> dict[int, Table]:

@@ -67,8 +67,7 @@ def rounds(plan: Plan, items: Mapping[Item, Span] | None = None) -> tuple[Round,
     if plan.measured or not plan.total.measured:
         return ()
     donor = plan.operands[plan.donor].called
-    whole = [part for base in plan.total.against.values() for part in base.terms.values()]
-    parts = [*(part for _, part in plan.total.terms), *whole]
+    parts = _with_bases(plan.total, plan.total.terms)
     return rounds_for(plan.total, parts, replace(plan.choices, donor=donor), items)
 
 
@@ -124,7 +123,7 @@ def _depths(total: Resolved, parts: Iterable[Coefficient]) -> dict[str, int]:
                 help=f"write a number in the place of {name} there",
             )
         if name not in found:
-            inner = [depth(other, name) for other in _names(_parts(total.measured[name]))]
+            inner = [depth(other, name) for other in _names(_parts(total, name))]
             found[name] = 1 + max(inner, default=0)
         return found[name]
 
@@ -134,8 +133,25 @@ def _depths(total: Resolved, parts: Iterable[Coefficient]) -> dict[str, int]:
     return found
 
 
-def _parts(one: Measured[Operand]) -> list[Coefficient]:
-    return [part for argument in one.arguments for part in argument.terms.values()]
+def _parts(total: Resolved, name: str) -> Iterator[Coefficient]:
+    """Yield the coefficients on which a measured scalar depends."""
+    terms = (term for one in total.measured[name].arguments for term in one.terms.items())
+    return _with_bases(total, terms)
+
+
+def _with_bases(
+    total: Resolved, terms: Iterable[tuple[Operand, Coefficient]]
+) -> Iterator[Coefficient]:
+    """Yield coefficients, also of what is subtracted from the tensors that adapters replace."""
+    seen: set[Operand] = set()
+    waiting = list(terms)
+    while waiting:
+        operand, part = waiting.pop()
+        yield part
+        base = total.against.get(operand)
+        if part and base is not None and operand not in seen and opened(operand).whole:
+            seen.add(operand)
+            waiting += base.terms.items()
 
 
 def _names(parts: Iterable[Coefficient]) -> list[str]:
