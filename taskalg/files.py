@@ -11,6 +11,7 @@ import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from taskalg import system
 from taskalg.blame import called, names, reading, writing
@@ -44,6 +45,11 @@ def identity(path: AnyPath | int) -> tuple[int, int]:
     """Return device and inode, after links: equal for two names of one file or folder."""
     found = _look(path)
     return found.st_dev, found.st_ino
+
+
+def at_home(path: AnyPath) -> Path:
+    """Spell out the `~` of a path; that of a user nobody knows is a name like any other."""
+    return Path(os.path.expanduser(path))
 
 
 def exists(path: AnyPath) -> bool:

@@ -471,6 +471,15 @@ def test_a_damaged_result_is_measured_again(
     assert ta.geometry(recipes(zoo)).cached  # mended
 
 
+def test_a_vector_that_is_zero_is_not_missed_in_what_was_kept(zoo: Path) -> None:
+    base = ta.checkpoint(zoo / "base.safetensors", name="base")
+    zero = ta.task(zoo / "base.safetensors", base, name="zero")
+    x = recipes(zoo)["x"]
+    alone = ta.geometry({"x": x})
+    beside = ta.geometry({"x": x, "zero": zero})
+    assert beside.norms.tolist() == [*alone.norms.tolist(), 0.0]
+
+
 def test_a_folder_that_cannot_be_written_is_no_error(
     zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -226,6 +226,23 @@ def ta_bindings(**scalars: str) -> Bindings:
     return bind(None, None, None, {name: scalar(text, name) for name, text in scalars.items()})
 
 
+def test_a_file_taken_against_itself_is_nothing(folder: Path) -> None:
+    session = Session()
+    told(session, ":load base base.safetensors")
+    assert "nothing: it is the file" in told(session, ':let same = task("base.safetensors")')
+    assert "nothing: it is the file" in told(session, ":models")
+    assert "was nothing" in told(session, "same = base")
+
+
+def test_the_home_of_nobody_is_a_name_like_any_other(folder: Path) -> None:
+    session = Session()
+    told(session, ":load base base.safetensors")
+    assert "there is no folder '~nobody.here'" in refused(session, ":save ~nobody.here/x.ta base")
+    assert "wrote ~nobody.here/x" in told(session, ":merge base ~nobody.here/x")
+    assert (folder / "~nobody.here" / "x").is_dir()
+    told(session, ":save ~nobody.here/x.ta base")
+
+
 def test_a_file_that_changed_is_opened_again(folder: Path) -> None:
     session = Session()
     session.start("zoo.ta")

@@ -150,7 +150,7 @@ def measured_together(
     first = next(iter(references.values()), None)
     donor = None if first is None else first.called
     plan = plan_together(total, sums, Choices(donor, F64, only_shared=how.only_shared))
-    found = how.store.load(plan)
+    found = how.store.load(plan, len(sums))
     if found is not None:
         return plan, found, True
     from taskalg.measuring.products import products  # brings compiled kernels

@@ -50,9 +50,14 @@ class Store:
             return cls(None)
         return cls(parent / "products")
 
-    def load(self, plan: Plan) -> Products | None:
-        """Return what was measured of a plan's files as they are now; None when it is not known."""
-        path = self._path(plan)
+    def load(self, plan: Plan, count: int) -> Products | None:
+        """Return what was measured of a plan's files as they are now; None when it is not known.
+
+        Args:
+            plan: of the sum of what is measured.
+            count: how many sums that are; of one that is zero nothing is in the plan.
+        """
+        path = self._path(plan, count)
         if path is None:
             return None
         try:
@@ -67,7 +72,7 @@ class Store:
 
     def save(self, plan: Plan, products: Products) -> None:
         """Keep what was measured; failing to is not an error."""
-        path = self._path(plan)
+        path = self._path(plan, products.grams.shape[1])
         if path is None:
             return
         content = _encoded(products)
@@ -81,7 +86,7 @@ class Store:
             with suppress(OSError):
                 temporary.unlink()
 
-    def _path(self, plan: Plan) -> Path | None:
+    def _path(self, plan: Plan, count: int) -> Path | None:
         checkpoints = [opened(operand) for operand in plan.operands]
         if self.folder is None or any(checkpoint.arrays for checkpoint in checkpoints):
             return None
@@ -90,7 +95,7 @@ class Store:
             for checkpoint in checkpoints
             for shard in checkpoint.shards
         ]
-        key = repr((_FORMAT, plan_digest(plan, fail_on_overflow=False), files))
+        key = repr((_FORMAT, count, plan_digest(plan, fail_on_overflow=False), files))
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}{_SUFFIX}"
 
     def _tidy(self) -> None:

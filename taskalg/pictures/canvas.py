@@ -241,7 +241,7 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
         OutputError: there is no such folder.
     """
     _check_matplotlib()
-    place = Path(path).expanduser()
+    place = files.at_home(path)
     if place.suffix.lower() not in _METADATA:
         raise UsageError(
             f"{quoted(str(path))} is no picture",

@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from taskalg import files
 from taskalg.binding import freed, new_scalars
 from taskalg.errors import ExpressionError, TaskalgError, UsageError
 from taskalg.recipe import AnyPath, Recipe
@@ -114,7 +115,7 @@ def sweep(
 
 
 def _place(path: AnyPath | None) -> Path | None:
-    return None if path is None else Path(path).expanduser()
+    return None if path is None else files.at_home(path)
 
 
 class _Run:

@@ -13,6 +13,8 @@ from taskalg.recipe import Recipe
 from taskalg.units import bytes_text
 from taskalg.workbench.words import in_session
 
+_NOTHING = "nothing: it is the file that it is taken against"
+
 
 def described(recipe: Recipe) -> str:
     """Say what a sum is, and what evaluating it would read and write. Reads headers only.
@@ -47,6 +49,8 @@ def value_text(value: Value) -> str:
 def file_text(recipe: Recipe) -> str:
     """Say what is in the file of one checkpoint, and where it is."""
     operand = _operand(recipe)
+    if operand is None:
+        return _NOTHING
     found = operand.checkpoint
     if found is None:
         return "declared without a file"
@@ -60,12 +64,14 @@ def file_text(recipe: Recipe) -> str:
 
 def place(recipe: Recipe) -> str:
     """Say where one checkpoint is."""
-    return _place(_operand(recipe))
+    operand = _operand(recipe)
+    return _NOTHING if operand is None else _place(operand)
 
 
-def _operand(recipe: Recipe) -> Operand:
+def _operand(recipe: Recipe) -> Operand | None:
+    """Return the one checkpoint; None when it is taken against itself."""
     name = checkpoint_name(recipe.value)
-    return next(operand for operand, _ in recipe.resolved.terms if operand.name == name)
+    return next((operand for operand, _ in recipe.resolved.terms if operand.name == name), None)
 
 
 def _place(operand: Operand) -> str:

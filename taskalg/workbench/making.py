@@ -90,7 +90,7 @@ def save(workspace: Workspace, line: Line) -> Answer:
     expression = asked(workspace, line)
     if isinstance(workspace.recipe(expression).value, Coefficient):
         raise line.wrong("a scalar is no recipe: there is nothing to write")
-    path = Path(name).expanduser()
+    path = files.at_home(name)
     source = recipe_file(workspace, expression, path)
     check_same(workspace, expression, source)
     if not files.is_folder(path.parent):
