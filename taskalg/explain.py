@@ -15,6 +15,7 @@ from taskalg.errors import LISTED, listed, printable, quoted
 from taskalg.machine import available_threads
 from taskalg.markup import message, page, pairs, paragraph, table
 from taskalg.measuring.told import (
+    bytes_measured,
     cancelled,
     measured_json,
     measured_rows,
@@ -111,7 +112,7 @@ class Explanation:
             "dtypes": sorted({c.output.name for c in plan.combinations}),
             "donor": plan.operands[plan.donor].called,
             **measured_json(self.passes),
-            "bytes_read": plan.bytes_read,
+            "bytes_read": plan.bytes_read + bytes_measured(self.passes),
             "bytes_copied": plan.bytes_copied,
             "bytes_written": plan.bytes_written,
             "peak_memory": self.memory,

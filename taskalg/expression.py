@@ -293,4 +293,4 @@ def _are_one(a: Operand, b: Operand) -> bool:
     return opened(a).identity == opened(b).identity
 
 
-_NOTHING_TO_WRITE = "there is no checkpoint in it, so there is nothing to write"
+_NOTHING_TO_WRITE = "it is one number, so there is nothing to write"

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
+from taskalg import files
 from taskalg.adapters.export import export
 from taskalg.adapters.maker import Form
 from taskalg.adapters.report import AdapterReport
@@ -83,7 +83,7 @@ class Recipe(InMemory):
             rows=rows,
         )
         size = parse_size(shard_size) if isinstance(shard_size, str) else shard_size
-        return Explanation(plan, Path(out or "model"), size, threads)
+        return Explanation(plan, files.at_home(out or "model"), size, threads)
 
     def _repr_html_(self) -> str:
         return recipe_html(self)
@@ -149,9 +149,9 @@ class Recipe(InMemory):
             progress=progress,
         )
         record = Record(self.written, hashed=hash)
-        chosen, place = engine_for(plan, engine), Path(out).expanduser()
-        plan = measured(plan, settings, place)
-        return execute(plan, chosen, place, settings, record=record)
+        chosen, place = engine_for(plan, engine), files.at_home(out)
+        plan, spent = measured(plan, settings, place)
+        return execute(plan, chosen, place, settings, record=record, spent=spent)
 
     def save_adapter(
         self,
@@ -190,7 +190,7 @@ class Recipe(InMemory):
         settings = Settings(threads=threads, overwrite=overwrite, progress=progress)
         form = Form(rank, floating_dtype(dtype))
         try:
-            place, record = Path(out).expanduser(), Record(self.written)
+            place, record = files.at_home(out), Record(self.written)
             return export(plan, check_engine("auto"), place, form, settings, record)
         except KindError as error:
             raise self._at(error) from None

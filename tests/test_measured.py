@@ -36,6 +36,8 @@ from taskalg.language.parser import parse_expression
 from taskalg.measuring.products import products
 from taskalg.output.manifest import read_manifest
 from taskalg.planning.rounds import rounds
+from taskalg.running.execute import execute
+from taskalg.running.report import Cost
 from taskalg.running.stream import Settings
 from tests import oracle
 from tests.hub_server import Hub
@@ -247,7 +249,8 @@ def test_an_adapter_is_measured_as_the_product_that_it_is(tmp_path: Path) -> Non
         oracle.write_file(folder / f"{key}.safetensors", stored, {})
     base = taskalg.checkpoint(folder / "base.safetensors", name="base")
     task = taskalg.task(folder / "ft.safetensors", base, name="ft")
-    (task / taskalg.norm(task)).save_adapter(tmp_path / "adapter", rank=1)
+    report = (task / taskalg.norm(task)).save_adapter(tmp_path / "adapter", rank=1)
+    assert report.bytes_read == 2 * (2 * 4 * 6 * 4)  # two models, once to measure, once to sum
     adapter = taskalg.task(tmp_path / "adapter", base, name="adapter")
     assert float(taskalg.norm(adapter)) == pytest.approx(1, rel=1e-6)
     assert float(taskalg.cos(adapter, task)) == pytest.approx(1, rel=1e-6)
@@ -411,6 +414,26 @@ def test_the_bytes_that_are_measured_are_exact(zoo: Path) -> None:
     assert products(only.plan, only.symbols, Settings()).bytes_read == only.plan.bytes_read
     read_of = {usage.operand.called for usage in only.plan.usage if usage.tensors}
     assert read_of == {"toxic", "λ", "b"}  # both tasks are taken against the one base
+
+
+def test_what_all_passes_read_is_told_before_and_after(zoo: Path, tmp_path: Path) -> None:
+    made = read(zoo, "base + toxic/norm(norm(toxic)*b)")
+    found = made.explain().to_json()
+    summed, toxic, b = made.plan().bytes_read, size(zoo, "toxic", "base"), size(zoo, "b")
+    assert (found["bytes_read"], found["bytes_measured"]) == (summed + toxic + b, toxic + b)
+    assert made.save(tmp_path / "x").bytes_read == found["bytes_read"]
+
+
+def size(folder: Path, *keys: str) -> int:
+    stored = [oracle.read_file(folder / f"{key}.safetensors") for key in keys]
+    return sum(len(tensors[name].data) for tensors in stored for name in NAMES)
+
+
+def test_the_time_of_all_passes_is_told(zoo: Path, tmp_path: Path) -> None:
+    plan = read(zoo, "base + toxic").plan()
+    report = execute(plan, "cpu", tmp_path / "x.safetensors", spent=Cost(5, 1000.0))
+    assert report.bytes_read == 5 + plan.bytes_read
+    assert report.seconds > 1000
 
 
 def test_what_is_too_much_for_one_pass_takes_more(zoo: Path, tmp_path: Path) -> None:
@@ -755,6 +778,18 @@ def test_a_zero_divisor_is_a_mismatch(text: str, message: str, zoo: Path, tmp_pa
         read(zoo, text).save(tmp_path / "x.safetensors")
     assert caught.value.exit_code == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scalar_divided_by_zero_is_a_mismatch(zoo: Path) -> None:
+    for text in ("1/dot(toxic[0], toxic[1:])", "3/(norm(toxic) - norm(-toxic))"):
+        with pytest.raises(MismatchError, match="division by zero"):
+            float(read(zoo, text))
+
+
+def test_a_scalar_that_no_float_can_hold_is_refused(zoo: Path) -> None:
+    assert float(read(zoo, "1e-400*norm(toxic)")) == 0
+    with pytest.raises(UsageError, match="too large for a float"):
+        float(read(zoo, "1e300*norm(toxic)*1e300"))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e200])

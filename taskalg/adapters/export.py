@@ -76,7 +76,7 @@ def export(
     """
     check_form(plan, form, out)
     start = time.perf_counter()
-    plan = measured(plan, settings)
+    plan, spent = measured(plan, settings)
     inputs = fetched_inputs(plan, settings)
     model = _model_config(inputs)
     loaded = get_engine(engine)
@@ -108,7 +108,7 @@ def export(
         residuals=tuple(maker.residuals),
         left_out=tuple(maker.left_out),
         notes=tuple(_notes(maker.ranks, form, model)),
-        bytes_read=run.bytes_read,
+        bytes_read=spent.bytes_read + run.bytes_read,
         bytes_written=sum(tensor.nbytes for tensor, _ in tensors.values()),
         seconds=time.perf_counter() - start,
         peak_memory=peak_memory(),

@@ -7,36 +7,40 @@ for each tensor as its block is summed, which would be another function, with a 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskalg.algebra.coefficient import Coefficient
-from taskalg.errors import MismatchError, UsageError, quoted
+from taskalg.errors import DivisionError, MismatchError, UsageError, quoted
 from taskalg.expression import Expression
 from taskalg.planned import check_declared
 from taskalg.planning.donor import choose_donor
-from taskalg.planning.naming import zero_vector
+from taskalg.planning.naming import zero_divisor, zero_vector
 from taskalg.planning.plan import Choices, Plan
 from taskalg.planning.planner import with_numbers
 from taskalg.planning.result import check_something_left
 from taskalg.planning.rounds import Round, rounds, rounds_for
 from taskalg.running.execute import rehearse
+from taskalg.running.report import NOTHING, Cost
 from taskalg.running.stream import Settings
 
 if TYPE_CHECKING:
     from taskalg.measuring.adding import Products
 
 
-def measured(plan: Plan, settings: Settings, out: Path | None = None) -> Plan:
+def measured(plan: Plan, settings: Settings, out: Path | None = None) -> tuple[Plan, Cost]:
     """Measure what a plan needs, in one pass over the data for each round, and put it in.
 
     Args:
         plan: what to evaluate; one without measured scalars is returned as it is.
         settings: how to run; `threads` and `progress` matter.
         out: where the result goes; what is in the way there is told before data is read.
+
+    Returns:
+        The plan with numbers, and what they cost.
 
     Raises:
         OutputError: the output cannot be written, or is in the way.
@@ -48,13 +52,13 @@ def measured(plan: Plan, settings: Settings, out: Path | None = None) -> Plan:
     """
     wanted = rounds(plan)
     if not wanted:
-        return plan
+        return plan, NOTHING
     if out is not None:
         rehearse(plan, out, settings)
-    values = _values(wanted, settings)
+    values, cost = _values(wanted, settings)
     found = with_numbers(plan, values)
     check_something_left(found.total, found.fit.table)
-    return found
+    return found, cost
 
 
 def scalar(expression: Expression, settings: Settings) -> Fraction:
@@ -71,27 +75,29 @@ def scalar(expression: Expression, settings: Settings) -> Fraction:
         every = [(operand, Coefficient(1)) for operand, _ in total.terms]
         donor = choose_donor(replace(total, terms=tuple(every)))
         choices = Choices(donor=every[donor][0].called)
-        value = value.given(
-            _values(rounds_for(total, [value], choices, expression.items), settings)
-        )
+        values, _ = _values(rounds_for(total, [value], choices, expression.items), settings)
+        try:
+            value = value.given(values)
+        except DivisionError as error:
+            raise zero_divisor(error, "that was measured") from None
     if value.constant is None:
         raise UsageError(f"{expression} is no number", note="it depends on the tensor")
     return value.constant
 
 
-def _values(wanted: Sequence[Round], settings: Settings) -> dict[str, Fraction]:
-    values: dict[str, Fraction] = {}
-    for one in wanted:
-        values |= _measure(one, values, settings)
-    return values
-
-
-def _measure(
-    one: Round, earlier: Mapping[str, Fraction], settings: Settings
-) -> dict[str, Fraction]:
+def _values(wanted: Sequence[Round], settings: Settings) -> tuple[dict[str, Fraction], Cost]:
     from taskalg.measuring.products import products  # brings compiled kernels
 
-    found = products(one.given(earlier), one.symbols, settings)
+    values: dict[str, Fraction] = {}
+    cost = NOTHING
+    for one in wanted:
+        found = products(one.given(values), one.symbols, settings)
+        values |= _numbers(one, found)
+        cost = Cost(cost.bytes_read + found.bytes_read, cost.seconds + found.seconds)
+    return values, cost
+
+
+def _numbers(one: Round, found: "Products") -> dict[str, Fraction]:
     places = {total: place for place, total in enumerate(one.sums)}
     gram = found.gram.tolist()
     numbers = {}

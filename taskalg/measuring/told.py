@@ -6,6 +6,7 @@ from typing import Any
 from taskalg.errors import listed, printable
 from taskalg.planning.donor import opened
 from taskalg.planning.plan import Plan, Usage
+from taskalg.planning.resolve import Operand
 from taskalg.planning.rounds import Round
 from taskalg.units import bytes_text
 
@@ -53,9 +54,13 @@ def only_measured(plan: Plan, passes: Sequence[Round]) -> list[Usage]:
 
 def cancelled(plan: Plan) -> list[str]:
     """Return the checkpoints of which no data is read, not even to measure."""
-    sums = [total for one in plan.total.measured.values() for total in one.arguments]
-    used = {operand for total in sums for operand, part in total.terms.items() if part}
-    bases = (plan.total.against.get(one) for one in used if opened(one).whole)
-    used |= {operand for base in bases if base is not None for operand in base.terms}
+    used: set[Operand] = set()
+    for one in plan.total.measured.values():
+        for total in one.arguments:
+            used.update(operand for operand, part in total.terms.items() if part)
+    for operand in list(used):
+        base = plan.total.against.get(operand)
+        if base is not None and opened(operand).whole:
+            used.update(base.terms)
     left = [usage.operand for usage in plan.usage if not usage.tensors]
     return [operand.called for operand in left if operand not in used]

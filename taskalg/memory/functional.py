@@ -69,7 +69,7 @@ def functional(
             )
     where = torch.empty(0, device=usable_device(device or _home(plan))).device  # with its index
     able = engine_on(where, engine)
-    plan = measured(plan, Settings(threads))
+    plan, _ = measured(plan, Settings(threads))
     merged = Merged(plan, able, where, per_tensor=names, threads=threads)
     return Functional(recipe, merged, names)
 

@@ -70,7 +70,7 @@ def live(
         where = _device_of(targets, device)
         plan = freed(recipe).planned(replace(plan.choices, outputs=targets.dtypes))
     able = engine_on(where, engine)
-    plan = measured(plan, settings)
+    plan, _ = measured(plan, settings)
     held = Held(plan, targets, able, device=where, away=operands == "cpu", threads=settings.threads)
     return Live(recipe, held, able, fail_on_overflow=settings.fail_on_overflow)
 

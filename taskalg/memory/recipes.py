@@ -32,9 +32,13 @@ class InMemory(Planned):
 
         Raises:
             KindError: it is a checkpoint value.
-            TaskalgError: it depends on the tensor, or cannot be measured.
+            TaskalgError: it depends on the tensor, is too large, or cannot be measured.
         """
-        return float(scalar(self, Settings()))
+        value = scalar(self, Settings())
+        try:
+            return float(value)
+        except OverflowError:
+            raise UsageError(f"{self} is too large for a float") from None
 
     def tensors(
         self,
@@ -82,7 +86,7 @@ class InMemory(Planned):
             only_shared=only_shared,
             rows=rows,
         )
-        plan = measured(plan, settings)
+        plan, _ = measured(plan, settings)
         evaluated = resident_tensors if is_resident(plan, engine, place) else tensors
         return evaluated(plan, engine, place, settings)
 
@@ -168,7 +172,7 @@ class InMemory(Planned):
         )
         targets = find_targets(model, plan)
         plan = self.planned(replace(plan.choices, outputs=targets.dtypes))  # rounded once
-        plan = measured(plan, settings)
+        plan, _ = measured(plan, settings)
         places = targets.devices
         there = len(places) == 1 and is_resident(plan, engine, *places)
         (resident_load if there else load)(plan, targets, engine, settings)

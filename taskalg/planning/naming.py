@@ -59,9 +59,7 @@ class Naming(Generic[Leaf]):
         try:
             return part.replaced(self._symbol)
         except DivisionError as error:
-            raise MismatchError(
-                error.message, note=f"{error.note}: what is measured cancels"
-            ) from None
+            raise zero_divisor(error, "what is measured cancels") from None
 
     def _symbol(self, symbol: Symbol) -> Number | None:
         one = symbol.measured
@@ -161,3 +159,8 @@ def _of_nothing(function: str, name: str) -> Fraction:
 def zero_vector(name: str) -> MismatchError:
     """Return the error that a vector without a direction has no angle to another."""
     return MismatchError(f"{quoted(name)} has no value: one of the two is zero")
+
+
+def zero_divisor(error: DivisionError, why: str) -> MismatchError:
+    """Return the error that a divisor turned out to be zero, for it is the data that decides."""
+    return MismatchError(error.message, note=f"{error.note}: {why}")

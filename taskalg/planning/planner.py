@@ -9,11 +9,12 @@ from taskalg.algebra.kinds import Kind
 from taskalg.algebra.selectors import Item
 from taskalg.checkpoints.base import TensorSpec
 from taskalg.dtypes import F32, DType
-from taskalg.errors import DivisionError, MismatchError, Span
+from taskalg.errors import DivisionError, Span
 from taskalg.planning.align import Aligned, align
 from taskalg.planning.combination import AS_IT_IS, Combination
 from taskalg.planning.donor import choose_donor, opened
 from taskalg.planning.fit import Fit, check_items, fit, terms_of
+from taskalg.planning.naming import zero_divisor
 from taskalg.planning.plan import Choices, Comparison, Plan, Step, Usage
 from taskalg.planning.resolve import Resolved
 from taskalg.planning.result import check_result, check_something_left, kind
@@ -80,7 +81,7 @@ def with_numbers(plan: Plan, values: Mapping[str, Fraction]) -> Plan:
     try:
         fitted = plan.fit.given(values)
     except DivisionError as error:
-        raise MismatchError(error.message, note=f"{error.note}, measured") from None
+        raise zero_divisor(error, "that was measured") from None
     found = _Planner(plan.aligned, plan.kind, plan.choices, fitted).plan()
     return replace(found, measured={**plan.measured, **values})
 

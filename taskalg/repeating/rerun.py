@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from taskalg import files
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.operators import BUILTINS
 from taskalg.algebra.simplify import simplify
@@ -34,7 +35,7 @@ from taskalg.planning.plan import Plan
 from taskalg.recipe import AnyPath, Recipe
 from taskalg.running.execute import execute
 from taskalg.running.provenance import Record, stored_inputs
-from taskalg.running.report import Report
+from taskalg.running.report import Cost, Report
 from taskalg.running.stream import Progress, Settings
 
 Sum = WeightedSum[Reference]
@@ -67,10 +68,10 @@ def rerun(
         VerificationError: an input is not what it was.
         TaskalgError: as `Recipe.save` does; nothing is published then.
     """
-    manifest = read_manifest(Path(out).expanduser())
+    manifest = read_manifest(files.at_home(out))
     paths = given_paths(base, tasks, models)
     plan, record = recall(manifest, paths, allow_pickle=allow_pickle)
-    place = Path(new).expanduser()
+    place = files.at_home(new)
     decisions = manifest.decisions
     settings = Settings(
         fail_on_overflow=decisions.on_overflow == "error",
@@ -78,21 +79,20 @@ def rerun(
         shard_size=decisions.shard_size,
         progress=progress,
     )
-    return execute(
-        measured_again(manifest, plan, settings, place), "auto", place, settings, record=record
-    )
+    plan, spent = measured_again(manifest, plan, settings, place)
+    return execute(plan, "auto", place, settings, record=record, spent=spent)
 
 
 def measured_again(
     manifest: Manifest, plan: Plan, settings: Settings, out: Path | None = None
-) -> Plan:
-    """Measure what a plan needs, and hold the numbers against a manifest's.
+) -> tuple[Plan, Cost]:
+    """Measure what a plan needs, as `measured` does, and hold the numbers against a manifest's.
 
     Raises:
         VerificationError: a number is another.
         TaskalgError: as `measured` says.
     """
-    found = measured(plan, settings, out)
+    found, spent = measured(plan, settings, out)
     numbers = {name: float(value) for name, value in found.measured.items()}
     known = dict(manifest.measured)
     wrong = next((n for n in {**known, **numbers} if known.get(n) != numbers.get(n)), None)
@@ -102,7 +102,7 @@ def measured_again(
             note=f"it is {numbers.get(wrong)}, and was {known.get(wrong)}: "
             "an input has changed, or the manifest",
         )
-    return found
+    return found, spent
 
 
 def given_paths(

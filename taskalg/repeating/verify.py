@@ -103,7 +103,7 @@ def verify(
         UsageError: contents can only be compared with inputs that are not at hand.
         CheckpointError: the manifest is damaged, or a file cannot be read.
     """
-    folder = Path(out).expanduser()
+    folder = files.at_home(out)
     if sample is not None and not 0 <= sample <= 1:
         raise UsageError("a sample is a share from 0 to 1", note=f"found {sample}")
     manifest = read_manifest(folder)
@@ -203,7 +203,7 @@ def _by_inputs(
     problems = _check_layouts(folder, manifest, layouts)
     if problems:
         return _found(folder, manifest, "inputs", tuple(problems))
-    plan = measured_again(manifest, plan, settings)
+    plan, _ = measured_again(manifest, plan, settings)
     sink = ComparingSink(folder, layouts)
     try:
         with Pass(plan, get_engine("auto"), fetched_inputs(plan, settings), settings) as run:

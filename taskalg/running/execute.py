@@ -29,7 +29,7 @@ from taskalg.running.provenance import (
     stored_outputs,
     unsure,
 )
-from taskalg.running.report import Report
+from taskalg.running.report import NOTHING, Cost, Report
 from taskalg.running.sinks import FileSink
 from taskalg.running.stream import Pass, Progress, Settings
 from taskalg.units import bytes_text
@@ -42,6 +42,7 @@ def execute(
     settings: Settings | None = None,
     *,
     record: Record | None = None,
+    spent: Cost = NOTHING,
 ) -> Report:
     """Evaluate a plan and publish the result.
 
@@ -51,6 +52,7 @@ def execute(
         out: a folder, or one file when it ends in `.safetensors`.
         settings: how to run.
         record: what the manifest says besides; None for an output without one.
+        spent: on measuring before, which the report counts too.
 
     Raises:
         OutputError: the output cannot be written, or is in the way.
@@ -92,10 +94,10 @@ def execute(
         out=out,
         plan=plan,
         shards=len(layouts),
-        bytes_read=run.bytes_read,
+        bytes_read=spent.bytes_read + run.bytes_read,
         bytes_copied=run.bytes_copied,
         bytes_written=plan.bytes_written,
-        seconds=seconds,
+        seconds=spent.seconds + seconds,
         peak_memory=peak_memory(),
         tally=run.tally,
         notes=(*_told(plan), *run.notes(), *warned, *_resumed(skipped), *unsure(record)),

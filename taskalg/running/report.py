@@ -12,16 +12,27 @@ from taskalg.units import bytes_text
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What it took to measure what a sum depends on."""
+
+    bytes_read: int = 0  # tensor data [bytes]
+    seconds: float = 0.0
+
+
+NOTHING = Cost()
+
+
+@dataclass(frozen=True)
 class Report:
     """What a merge did. `str(report)` is one line; `taskalg merge` prints a fuller receipt."""
 
     out: Path
     plan: Plan
     shards: int  # files of weights written
-    bytes_read: int  # tensor data read, copies and comparisons included [bytes]
+    bytes_read: int  # tensor data, in all passes, copies and comparisons included [bytes]
     bytes_copied: int  # part of it copied unchanged, and so not scanned for NaN [bytes]
     bytes_written: int  # tensor data written [bytes]
-    seconds: float  # from the first read to the last fsync
+    seconds: float  # of all passes, up to the last fsync
     peak_memory: int  # largest resident size of this process so far [bytes]
     tally: Tally  # what the engine saw
     notes: tuple[str, ...]  # what a user should know, a sentence each
