@@ -33,6 +33,7 @@ from taskalg.cli.main import main
 from taskalg.errors import Source
 from taskalg.language import nodes
 from taskalg.language.parser import parse_expression
+from taskalg.measuring.answers import Answers
 from taskalg.measuring.products import products
 from taskalg.output.manifest import read_manifest
 from taskalg.planning.rounds import rounds
@@ -277,6 +278,7 @@ def test_an_adapter_s_base_may_depend_on_what_is_measured(tmp_path: Path) -> Non
 
     moved = 1 + 3 * (3 - 1)
     assert float(made("norm(x)")) == 9 - moved
+    assert Answers().number(made("norm(x)")).value == 9 - moved
     report = made("base + norm(x)*(ft - base)").explain()
     assert [list(one.scalars) for one in report.passes] == [["norm(ft)"], ["norm(x)"]]
     assert "never opened" not in str(report)
@@ -782,14 +784,16 @@ def test_a_zero_divisor_is_a_mismatch(text: str, message: str, zoo: Path, tmp_pa
 
 def test_a_scalar_divided_by_zero_is_a_mismatch(zoo: Path) -> None:
     for text in ("1/dot(toxic[0], toxic[1:])", "3/(norm(toxic) - norm(-toxic))"):
-        with pytest.raises(MismatchError, match="division by zero"):
-            float(read(zoo, text))
+        for number in (float, Answers().number):
+            with pytest.raises(MismatchError, match="division by zero"):
+                number(read(zoo, text))
 
 
 def test_a_scalar_that_no_float_can_hold_is_refused(zoo: Path) -> None:
     assert float(read(zoo, "1e-400*norm(toxic)")) == 0
-    with pytest.raises(UsageError, match="too large for a float"):
-        float(read(zoo, "1e300*norm(toxic)*1e300"))
+    for number in (float, Answers().number):
+        with pytest.raises(UsageError, match="too large for a float"):
+            number(read(zoo, "1e300*norm(toxic)*1e300"))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e200])

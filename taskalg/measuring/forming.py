@@ -6,7 +6,7 @@ Both round the exact value once, so it does not show which of the two it was.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -120,9 +120,9 @@ def form(combination: Combination, symbols: Sequence[str], engine: Engine) -> Pr
 def _row(combination: Combination, symbols: Sequence[str], one: str) -> Terms:
     """Return the terms of one sum: its symbol is 1, the others are 0."""
     values: dict[str, Number] = {name: Fraction(name == one) for name in symbols}
-    numbers = [Coefficient(number).given(values) for number in combination.coefficients]
-    row = [(place, number.constant) for place, number in enumerate(numbers)]
-    return [(place, number) for place, number in row if number]
+    given = tuple(Coefficient(number).given(values).number for number in combination.coefficients)
+    numbers = replace(combination, coefficients=given).numbers  # refuses symbols that are left
+    return [(place, number) for place, number in enumerate(numbers) if number]
 
 
 def _direct(terms: Terms) -> Terms | None:

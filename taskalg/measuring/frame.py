@@ -11,7 +11,7 @@ of sixteen digits would be gone before anything is asked.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from taskalg.algebra.coefficient import Coefficient
@@ -20,11 +20,13 @@ from taskalg.algebra.weighted_sum import WeightedSum
 from taskalg.dtypes import F64
 from taskalg.measuring.adding import Matrix, Products
 from taskalg.measuring.combining import Combining, Row
+from taskalg.measuring.numbers import numbers_of
 from taskalg.measuring.store import Store
 from taskalg.planning.donor import opened
 from taskalg.planning.plan import Choices, Plan
+from taskalg.planning.planner import with_numbers
 from taskalg.planning.resolve import Operand, Resolved
-from taskalg.planning.rounds import plan_together, symbols_of
+from taskalg.planning.rounds import plan_together, rounds_for, symbols_of, with_bases
 from taskalg.running.stream import Settings
 
 Total = WeightedSum[Operand]
@@ -150,6 +152,7 @@ def measured_together(
     first = next(iter(references.values()), None)
     donor = None if first is None else first.called
     plan = plan_together(total, sums, Choices(donor, F64, only_shared=how.only_shared))
+    plan = _with_numbers(plan, total, sums, how)
     found = how.store.load(plan, len(sums))
     if found is not None:
         return plan, found, True
@@ -157,9 +160,24 @@ def measured_together(
 
     found = products(plan, symbols_of(len(sums)), how.settings, signs=True)
     how.store.save(plan, found)
-    read = sum(usage.tensors > 0 for usage in plan.usage)
-    how.passes.append(Pass(read, found.seconds))
+    how.passes.append(Pass(_checkpoints(plan), found.seconds))
     return plan, found, False
+
+
+def _with_numbers(plan: Plan, total: Resolved, sums: Sequence[Total], how: Measuring) -> Plan:
+    """Put in what is measured for the bases of adapters that replace tensors."""
+    terms = (term for one in sums for term in one.terms.items())
+    choices = replace(plan.choices, donor=plan.operands[plan.donor].called)
+    wanted = rounds_for(total, with_bases(total, terms), choices)
+    if not wanted:
+        return plan
+    values, cost = numbers_of(wanted, how.settings)
+    how.passes += [Pass(_checkpoints(one.plan), cost.seconds / len(wanted)) for one in wanted]
+    return with_numbers(plan, values)
+
+
+def _checkpoints(plan: Plan) -> int:
+    return sum(usage.tensors > 0 for usage in plan.usage)
 
 
 def atom(operand: Operand, references: Mapping[Operand, Operand]) -> Total:

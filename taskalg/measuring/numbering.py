@@ -9,7 +9,7 @@ from taskalg.algebra.weighted_sum import WeightedSum
 from taskalg.errors import MismatchError, UsageError, listed, quoted
 from taskalg.expression import Expression
 from taskalg.measuring.frame import Frame, Total
-from taskalg.measuring.numbers import formula
+from taskalg.measuring.numbers import as_float, formula, given
 from taskalg.planning.resolve import Operand, Resolved
 
 
@@ -28,7 +28,7 @@ def number(frame: Frame, total: Resolved, scalar: Coefficient) -> float:
     found = _Numbers(frame, total).value(scalar)
     if not isinstance(found, Fraction):
         raise UsageError(f"{scalar} is no number", note="it depends on the tensor")
-    return float(found)
+    return as_float(found, scalar)
 
 
 def measure(frame: Frame, function: str, arguments: Sequence[Expression]) -> float:
@@ -61,7 +61,7 @@ class _Numbers:
 
     def __init__(self, frame: Frame, total: Resolved) -> None:
         self._frame, self._measured = frame, total.measured
-        self._found: dict[str, Number] = {}
+        self._found: dict[str, Fraction] = {}
 
     def value(self, scalar: Coefficient) -> Number:
         """Put the numbers of what is measured in its place."""
@@ -71,7 +71,7 @@ class _Numbers:
                 sums = list(map(self.here, one.arguments))
                 found = _of_products(self._frame, symbol.name, one.function, sums)
                 self._found[symbol.name] = Fraction(found)
-        return scalar.given(self._found).number if self._found else scalar.number
+        return given(scalar, self._found).number if self._found else scalar.number
 
     def here(self, argument: Total) -> Total:
         """Write a sum in the frame's checkpoints, with numbers.

@@ -7,7 +7,7 @@ for each tensor as its block is summed, which would be another function, with a 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -55,7 +55,7 @@ def measured(plan: Plan, settings: Settings, out: Path | None = None) -> tuple[P
         return plan, NOTHING
     if out is not None:
         rehearse(plan, out, settings)
-    values, cost = _values(wanted, settings)
+    values, cost = numbers_of(wanted, settings)
     found = with_numbers(plan, values)
     check_something_left(found.total, found.fit.table)
     return found, cost
@@ -75,17 +75,39 @@ def scalar(expression: Expression, settings: Settings) -> Fraction:
         every = [(operand, Coefficient(1)) for operand, _ in total.terms]
         donor = choose_donor(replace(total, terms=tuple(every)))
         choices = Choices(donor=every[donor][0].called)
-        values, _ = _values(rounds_for(total, [value], choices, expression.items), settings)
-        try:
-            value = value.given(values)
-        except DivisionError as error:
-            raise zero_divisor(error, "that was measured") from None
+        values, _ = numbers_of(rounds_for(total, [value], choices, expression.items), settings)
+        value = given(value, values)
     if value.constant is None:
         raise UsageError(f"{expression} is no number", note="it depends on the tensor")
     return value.constant
 
 
-def _values(wanted: Sequence[Round], settings: Settings) -> tuple[dict[str, Fraction], Cost]:
+def given(scalar: Coefficient, values: Mapping[str, Fraction]) -> Coefficient:
+    """Put in what was measured.
+
+    Raises:
+        MismatchError: something is divided by zero.
+    """
+    try:
+        return scalar.given(values)
+    except DivisionError as error:
+        raise zero_divisor(error, "that was measured") from None
+
+
+def as_float(number: Fraction, scalar: object) -> float:
+    """Round the number of a scalar.
+
+    Raises:
+        UsageError: no float is so large.
+    """
+    try:
+        return float(number)
+    except OverflowError:
+        raise UsageError(f"{scalar} is too large for a float") from None
+
+
+def numbers_of(wanted: Sequence[Round], settings: Settings) -> tuple[dict[str, Fraction], Cost]:
+    """Return the numbers that some rounds measure, and what they cost."""
     from taskalg.measuring.products import products  # brings compiled kernels
 
     values: dict[str, Fraction] = {}

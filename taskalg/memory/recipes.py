@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from taskalg.binding import freed
 from taskalg.engines.registry import check_engine
 from taskalg.errors import UsageError
-from taskalg.measuring.numbers import measured, scalar
+from taskalg.measuring.numbers import as_float, measured, scalar
 from taskalg.planned import Planned
 from taskalg.running.stream import Settings
 
@@ -34,11 +34,7 @@ class InMemory(Planned):
             KindError: it is a checkpoint value.
             TaskalgError: it depends on the tensor, is too large, or cannot be measured.
         """
-        value = scalar(self, Settings())
-        try:
-            return float(value)
-        except OverflowError:
-            raise UsageError(f"{self} is too large for a float") from None
+        return as_float(scalar(self, Settings()), self)
 
     def tensors(
         self,

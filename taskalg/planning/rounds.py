@@ -67,7 +67,7 @@ def rounds(plan: Plan, items: Mapping[Item, Span] | None = None) -> tuple[Round,
     if plan.measured or not plan.total.measured:
         return ()
     donor = plan.operands[plan.donor].called
-    parts = _with_bases(plan.total, plan.total.terms)
+    parts = with_bases(plan.total, plan.total.terms)
     return rounds_for(plan.total, parts, replace(plan.choices, donor=donor), items)
 
 
@@ -93,6 +93,21 @@ def rounds_for(
         for depth in sorted({*depths.values()})
         for names in _passes(total, sorted(n for n in depths if depths[n] == depth), most)
     )
+
+
+def with_bases(
+    total: Resolved, terms: Iterable[tuple[Operand, Coefficient]]
+) -> Iterator[Coefficient]:
+    """Yield coefficients of terms, and of what is subtracted from tensors that adapters replace."""
+    seen: set[Operand] = set()
+    waiting = list(terms)
+    while waiting:
+        operand, part = waiting.pop()
+        yield part
+        base = total.against.get(operand)
+        if part and base is not None and operand not in seen and opened(operand).whole:
+            seen.add(operand)
+            waiting += base.terms.items()
 
 
 def _passes(total: Resolved, names: Sequence[str], most: int) -> Iterator[list[str]]:
@@ -136,22 +151,7 @@ def _depths(total: Resolved, parts: Iterable[Coefficient]) -> dict[str, int]:
 def _parts(total: Resolved, name: str) -> Iterator[Coefficient]:
     """Yield the coefficients on which a measured scalar depends."""
     terms = (term for one in total.measured[name].arguments for term in one.terms.items())
-    return _with_bases(total, terms)
-
-
-def _with_bases(
-    total: Resolved, terms: Iterable[tuple[Operand, Coefficient]]
-) -> Iterator[Coefficient]:
-    """Yield coefficients, also of what is subtracted from the tensors that adapters replace."""
-    seen: set[Operand] = set()
-    waiting = list(terms)
-    while waiting:
-        operand, part = waiting.pop()
-        yield part
-        base = total.against.get(operand)
-        if part and base is not None and operand not in seen and opened(operand).whole:
-            seen.add(operand)
-            waiting += base.terms.items()
+    return with_bases(total, terms)
 
 
 def _names(parts: Iterable[Coefficient]) -> list[str]:
