@@ -7,10 +7,12 @@ import re
 import signal
 import sys
 import traceback
+from _thread import interrupt_main
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from threading import Timer
 from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 import click
 
@@ -23,6 +25,7 @@ _CARETS = re.compile(r"^( +\| +)(\^+)$", re.MULTILINE)
 _OPTION = re.compile(r"--[A-Za-z][A-Za-z-]*(=.*)?", re.DOTALL)
 _LOG = logging.getLogger("taskalg")
 _stops: list[KeyboardInterrupt] = []  # by a signal, since the command or its last input began
+_SOON = 0.05  # seconds until an interruption of an import is tried again
 _BUG, _INTERRUPTED = 70, 130  # exit codes; the others belong to the errors
 
 
@@ -136,9 +139,20 @@ def _terminating() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
+def _stop(number: int, frame: FrameType | None) -> None:
+    if _is_importing(frame):  # half a module would stay half for all that a session does later
+        again = Timer(_SOON, interrupt_main, [number])
+        again.daemon = True
+        again.start()
+        return
     _stops.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
     raise _stops[-1]
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _check_interrupted() -> None:

@@ -241,6 +241,49 @@ def test_without_prompt_toolkit_lines_are_plain(folder: Path) -> None:
 
 
 @needs_terminal
+def test_a_terminal_that_knows_no_movements_gets_plain_lines(folder: Path) -> None:
+    from tests.terminals import Terminal
+
+    with Terminal(ZOO, folder, TERM="dumb") as screen:
+        assert "pip install" not in screen.sees(":help says what can be typed")
+        screen.press("strength/3\n")
+        screen.sees("2/15")
+        screen.press("\x04")
+        assert screen.ends() == 0
+        assert "\x1b" not in screen.raw
+
+
+SLOW = """
+import os, signal, time
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(0.2)
+done = True
+"""
+
+
+@needs_terminal
+def test_ctrl_c_waits_until_a_module_is_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "slow_to_import.py").write_text(SLOW, encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+    importing = []
+
+    def load(*_: object) -> None:
+        importing.append(1)
+        import slow_to_import  # type: ignore[import-not-found]
+
+        assert slow_to_import.done
+        importing.append(2)
+        time.sleep(60)
+
+    monkeypatch.setattr("taskalg.workbench.session.Session.start", load)
+    result = CliRunner().invoke(main, ["repl"], input="", prog_name="taskalg")
+    assert result.exit_code == 130
+    assert importing == [1, 2]
+
+
+@needs_terminal
 def test_a_signal_to_end_ends_the_session(folder: Path) -> None:
     from tests.terminals import Terminal
 
@@ -289,6 +332,7 @@ def session(folder: Path) -> Iterator[Session]:
         ('toxic[0:1, ~"he', ["head."]),
         (':explain toxic["he', ["head."]),
         ("# str", []),
+        ('checkpoint("\0/', []),
     ],
 )
 def test_completion_offers(session: Session, before: str, offered: list[str]) -> None:

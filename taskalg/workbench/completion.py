@@ -130,7 +130,7 @@ def _paths(typed: str, quote: str | None) -> Iterator[Offer]:
     folder, name = os.path.split(typed)
     try:
         entries = sorted(os.scandir(os.path.expanduser(folder) or "."), key=lambda one: one.name)
-    except OSError:
+    except (OSError, ValueError):  # a NUL is no part of a path
         return
     fitting = [e for e in entries if e.name.startswith(name) and not _is_hidden(e.name, name)]
     for entry in fitting[:_MOST]:

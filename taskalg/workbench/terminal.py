@@ -5,6 +5,7 @@ a terminal an error is told and the session goes on, as does Ctrl-C in a line or
 script ends with its first error, for what follows may rest on what failed.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.util import find_spec
@@ -97,14 +98,16 @@ def _tell(answer: Answer) -> None:
 
 def _asking(session: Session) -> Ask:
     """Return what asks for an input: a line editor, or a plain line where there is none."""
-    if find_spec("prompt_toolkit") is not None:
+    is_there = find_spec("prompt_toolkit") is not None
+    if is_there and os.environ.get("TERM") != "dumb":  # where the editor would not know Ctrl-D
         from taskalg.workbench.prompting import line_editor
 
         history = platformdirs.user_state_path("taskalg") / "history"
         return line_editor(session, history, prompt=PROMPT, more=MORE).prompt
     with suppress(ImportError):  # Windows has none
         import readline  # noqa: F401 - lets `input` edit the line
-    click.echo('for completion and colors: pip install "taskalg[repl]"', err=True)
+    if not is_there:
+        click.echo('for completion and colors: pip install "taskalg[repl]"', err=True)
     return _plain(session)
 
 
