@@ -343,6 +343,16 @@ def test_a_recipe_is_replaced_only_when_that_is_asked_for(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["base.safetensors", "notes.txt", "."])
+def test_nothing_but_a_recipe_is_replaced_by_one(folder: Path, name: str) -> None:
+    (folder / "notes.txt").write_text("not a recipe: {}", encoding="utf-8")
+    session = Session()
+    session.start("zoo.ta")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert "is no recipe" in refused(session, f":save {name} base --overwrite")
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
 def test_the_last_sum_is_saved_when_no_other_is_named(folder: Path) -> None:
     session = Session()
     assert "no sum was shown before" in refused(session, ":save last.ta")

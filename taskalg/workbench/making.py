@@ -95,8 +95,8 @@ def save(workspace: Workspace, line: Line) -> Answer:
     check_same(workspace, expression, source)
     if not files.is_folder(path.parent):
         raise OutputError(f"there is no folder {quoted(str(path.parent))}", help="make it first")
-    if files.exists(path) and not overwrite:
-        raise OutputError(f"{quoted(name)} is there already", help="add --overwrite to replace it")
+    if files.exists(path):
+        _check_replaceable(path, name, overwrite)
     _publish(path, source.text)
     names = [one.name for one in parse(source).statements if not isinstance(one, Use)]
     told = f"with {listed(names)}" if names else "without names"
@@ -118,6 +118,17 @@ def merge(workspace: Workspace, line: Line) -> Answer:
     with workspace.working() as showing:
         report = recipe.save(out, overwrite=overwrite, progress=showing)
     return Answer(listing.receipt(report), report)
+
+
+def _check_replaceable(path: Path, name: str, overwrite: bool) -> None:
+    """Refuse to replace a file that is not said to be, or that holds anything but a recipe."""
+    try:
+        parse(read_recipe(path))
+    except TaskalgError:  # weights, say
+        problem = f"{quoted(name)} is there already, and is no recipe"
+        raise OutputError(problem, help="choose another file") from None
+    if not overwrite:
+        raise OutputError(f"{quoted(name)} is there already", help="add --overwrite to replace it")
 
 
 def _publish(path: Path, text: str) -> None:
