@@ -139,7 +139,7 @@ def is_running(number: int) -> bool:
 def test_only_the_end_of_what_a_command_prints_is_read(folder: Path) -> None:
     loud = "import sys; print('x' * 3_000_000); print(2); print('y' * 3_000_000, file=sys.stderr)"
     result = run("sweep", TEXT, *FILES, "--set", "λ=0,1", *python(loud))
-    assert result.stderr.splitlines()[1:] == ["1/2  λ = 0: score 2", "2/2  λ = 1: score 2"]
+    assert result.stderr.splitlines() == ["1/2  λ = 0: score 2", "2/2  λ = 1: score 2"]
 
 
 def test_a_value_has_its_place_however_its_name_is_typed(folder: Path) -> None:
@@ -235,7 +235,7 @@ def test_where_backslashes_are_no_escapes_words_are_split_as_well(
 
 
 def python(text: str) -> list[str]:
-    return ["--score", shlex.join([sys.executable, "-S", "-c", text])]
+    return ["--score", shlex.join([sys.executable, "-S", "-c", text, "{model}"])]
 
 
 @pytest.mark.parametrize(
@@ -307,16 +307,25 @@ def test_a_link_in_the_place_of_the_scratch_folder_is_left_alone(folder: Path) -
     assert (folder / "toxic" / "model.safetensors").exists()
 
 
-def test_a_command_that_does_not_say_the_model_is_noted(folder: Path) -> None:
-    script = (
-        (folder / "score.py")
-        .read_text("utf-8")
-        .replace("sys.argv[1]", 'os.environ["TASKALG_MODEL"]')
-    )
-    (folder / "score.py").write_text(script, "utf-8")
-    found = run("sweep", *SWEEP[:-1], SWEEP[-1].removesuffix(" {model}"))
-    assert found.stderr.startswith("the command does not say {model}: only TASKALG_MODEL")
-    assert run("sweep", *SWEEP, "--csv", "other.csv").stdout == found.stdout
+def test_a_command_that_does_not_say_the_model_is_refused(folder: Path) -> None:
+    words = [*SWEEP[:-1], SWEEP[-1].removesuffix(" {model}")]
+    found = run("sweep", *words, code=2)
+    assert "the command does not say {model}" in found.stderr
+    assert 'help: write --score "python score.py {model}"' in found.stderr
+    asked = f"""{sys.executable} -c "import os; print(len(os.environ['TASKALG_MODEL']))\""""
+    run("sweep", *SWEEP[:-1], asked)
+
+
+def test_scores_of_a_script_that_changed_are_told(folder: Path) -> None:
+    before = run("sweep", *SWEEP)
+    assert "another version" not in run("sweep", *SWEEP).stderr
+    with (folder / "score.py").open("a", encoding="utf-8") as script:
+        script.write("# mended\n")
+    told = run("sweep", *SWEEP)
+    assert "scores are of another version of the script; --restart" in told.stderr
+    assert told.stdout == before.stdout
+    assert "another version" not in run("sweep", *SWEEP, "--restart").stderr
+    assert "another version" not in run("sweep", *SWEEP).stderr
 
 
 def test_a_failing_command_loses_nothing(folder: Path) -> None:

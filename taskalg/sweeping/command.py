@@ -8,6 +8,7 @@ What it prints goes to files, of which the end is read. Rejected: pipes, which h
 memory, and stay open for as long as anything that it started in the background.
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -23,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
+from taskalg import files
 from taskalg.algebra.rationals import decimal_text
 from taskalg.errors import UsageError, quoted
 
@@ -34,6 +36,7 @@ _POSIX = os.name == "posix"
 _QUOTED = re.compile(r"^([\"'])(.*)\1$", re.DOTALL)
 _PLACE = re.compile(r"\{(\w+)\}")
 _OF_A_SHELL = frozenset(("|", "||", "&", "&&", ";", "<", ">", ">>", "2>", "2>&1", "&>"))
+_LARGEST_SCRIPT = 10_000_000  # bytes; larger files are told apart by size and time
 _EXAMPLE = '--score "python score.py {model}"'
 
 _log = logging.getLogger(__name__)
@@ -111,12 +114,7 @@ def read_command(text: str, *, timeout: float | None = None, is_heard: bool = Fa
             note=f"found {timeout:g} s",
             help="leave out --timeout to wait for as long as it takes",
         )
-    try:
-        words = shlex.split(text, posix=_POSIX)  # elsewhere a backslash is no escape
-    except ValueError as error:
-        raise UsageError(f"cannot read the command: {str(error).lower()}", note=text) from None
-    if not _POSIX:
-        words = [_QUOTED.sub(r"\2", word) for word in words]
+    words = _split(text)
     if not words:
         raise UsageError("there is no command", help=f"write {_EXAMPLE}")
     for word in words:
@@ -125,9 +123,34 @@ def read_command(text: str, *, timeout: float | None = None, is_heard: bool = Fa
                 f"{quoted(word)} takes a shell, and the command is started without one",
                 help='put it into a script: --score "sh score.sh {model}"',
             )
-    if "{model}" not in text:
-        _log.warning("the command does not say {model}: only TASKALG_MODEL tells it the folder")
+    if "{model}" not in text and "TASKALG_MODEL" not in text:
+        raise UsageError(
+            "the command does not say {model}, so it cannot know what to score",
+            note=f"found {text}",
+            help=f"write {_EXAMPLE}",
+        )
     return Command(tuple(words), timeout, is_heard)
+
+
+def scripts(text: str) -> str:
+    """Return the digest of the files that a command names, such as its script; empty for none."""
+    found = hashlib.sha256()
+    named = [word for word in _split(text) if os.path.isfile(word)]
+    for word in named:
+        mark = files.fingerprint(word)
+        if mark.size <= _LARGEST_SCRIPT:
+            found.update(files.read_small(word, _LARGEST_SCRIPT))
+        else:  # weights, say, that it compares with
+            found.update(repr((mark.size, mark.mtime_ns)).encode())
+    return found.hexdigest()[:8] if named else ""
+
+
+def _split(text: str) -> list[str]:
+    try:
+        words = shlex.split(text, posix=_POSIX)  # elsewhere a backslash is no escape
+    except ValueError as error:
+        raise UsageError(f"cannot read the command: {str(error).lower()}", note=text) from None
+    return words if _POSIX else [_QUOTED.sub(r"\2", word) for word in words]
 
 
 def _filled(word: str, given: Mapping[str, str]) -> str:

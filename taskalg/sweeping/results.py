@@ -31,6 +31,8 @@ class Results:
         path: of the file; None keeps them in memory only.
         names: of the swept scalars.
         digest: what is swept and how it is scored.
+        scripts: digest of the scorer's files. Rows of others are kept and counted: a script that
+            failed at one point, say, was mended for the rest.
         restart: whether scores of an earlier sweep give way.
 
     Raises:
@@ -39,11 +41,19 @@ class Results:
     """
 
     def __init__(
-        self, path: Path | None, names: Sequence[str], digest: str, *, restart: bool = False
+        self,
+        path: Path | None,
+        names: Sequence[str],
+        digest: str,
+        *,
+        scripts: str = "",
+        restart: bool = False,
     ) -> None:
         self.scores: dict[Key, dict[str, float]] = {}
         self._keys: tuple[str, ...] = ()  # of scores, as the columns are
+        self.outdated = 0  # scores of another version of the scorer's files
         self._path, self._names, self._digest = path, tuple(names), digest
+        self._scripts = scripts
         self._end = 0  # bytes of the file that are whole rows
         if path is not None and files.exists(path):
             self._read(path, restart)
@@ -63,7 +73,8 @@ class Results:
         if self._path is None:
             return
         values = [decimal_text(value) for value in key] or [""] * len(self._names)
-        row = [*values, *map(repr, self.scores[key].values()), self._digest]
+        mark = f"{self._digest}.{self._scripts}" if self._scripts else self._digest
+        row = [*values, *map(repr, self.scores[key].values()), mark]
         if self._end == 0:
             self._create(self._path, _line([*self._names, *self._keys, DIGEST]) + _line(row))
         else:
@@ -127,7 +138,9 @@ class Results:
         count = len(self._names)
         if len(row) != count + len(self._keys) + 1:
             raise _damaged(path, line)
-        if row[-1] != self._digest:
+        digest, _, scripts = row[-1].partition(".")
+        self.outdated += scripts != self._scripts
+        if digest != self._digest:
             raise _another(path, "the expression, a checkpoint, an option or the command differs")
         try:
             key = tuple(to_fraction(text) for text in row[:count] if text)

@@ -17,7 +17,7 @@ from taskalg import files
 from taskalg.binding import freed, new_scalars
 from taskalg.errors import ExpressionError, TaskalgError, UsageError
 from taskalg.recipe import AnyPath, Recipe
-from taskalg.sweeping.command import read_command
+from taskalg.sweeping.command import read_command, scripts
 from taskalg.sweeping.evaluating import Evaluator, InFolder, InMemory, Score
 from taskalg.sweeping.goal import BASE, Goal, check_names, choose, read_goal
 from taskalg.sweeping.grid import Grid, Values, read_grid
@@ -107,7 +107,8 @@ def sweep(
         command = read_command(score, timeout=timeout, is_heard=verbose)
         assert path is not None, "a command's scores are always kept"
         with scratch_folder(path, _place(scratch)) as folder:
-            results = Results(path, run.names, digest, restart=restart)
+            marks = scripts(score)
+            results = Results(path, run.names, digest, scripts=marks, restart=restart)
             return run.scored(InFolder(recipe, command, folder, chosen), results)
     with nullcontext() if path is None else scratch_folder(path):
         results = Results(path, run.names, digest, restart=restart)
@@ -176,6 +177,11 @@ class _Run:
         done = sum(_key(values) in results.scores for values in self._points)
         if done:
             _log.info("%d of %d points are scored already", done, len(self._points))
+        if results.outdated:
+            _log.warning(
+                "%d scores are of another version of the script; --restart makes them anew",
+                results.outdated,
+            )
         if self._goal.uses_base and () not in results.scores:
             results.add((), evaluator.base())
         self._check_names(results)
