@@ -152,12 +152,14 @@ class Explanation:
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     """Return the names that every command's JSON has, as far as a plan knows them."""
+    names = [usage.operand.called for usage in plan.usage]
+    left = cancelled(plan)
     return {
         "kind": str(plan.kind),
         "simplified": str(plan.total),
-        "coefficients": coefficients_json(plan, [usage.operand.called for usage in plan.usage]),
-        "checkpoints_read": [usage.operand.called for usage in plan.usage if usage.tensors],
-        "checkpoints_cancelled": cancelled(plan),
+        "coefficients": coefficients_json(plan, names),
+        "checkpoints_read": [name for name in names if name not in left],
+        "checkpoints_cancelled": left,
     }
 
 

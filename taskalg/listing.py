@@ -11,6 +11,7 @@ from taskalg.checkpoints.registry import open_checkpoint
 from taskalg.coefficients import fraction_text
 from taskalg.errors import listed, printable
 from taskalg.explain import SCHEMA, plan_json
+from taskalg.measuring.told import measured_of
 from taskalg.recipe import Recipe
 from taskalg.repeating.verify import Verification
 from taskalg.running.report import Report
@@ -102,16 +103,18 @@ def check_text(recipe: Recipe, kind: Kind) -> str:
     """Print a kind, the canonical sum, and the files' coefficients."""
     terms = recipe.resolved.terms
     rows = [(printable(o.called), str(part)) for o, part in terms if part]
-    cancelled = [operand.called for operand, part in terms if not part]
+    used = measured_of(recipe.resolved)
     lines = [f"{kind!s:<16}{printable(str(recipe.resolved))}", "", *columns(rows)]
-    if cancelled:
-        lines.append(f"cancelled       {', '.join(map(printable, cancelled))}")
+    for word, are_used in (("measured", True), ("cancelled", False)):
+        names = [printable(o.called) for o, part in terms if not part and (o in used) is are_used]
+        if names:
+            lines.append(f"{word:<16}{', '.join(names)}")
     return "\n".join(lines)
 
 
 def check_json(recipe: Recipe, kind: Kind) -> dict[str, Any]:
     """Return what `check` knows, under the names that `merge --json` has."""
-    terms = recipe.resolved.terms
+    terms, used = recipe.resolved.terms, measured_of(recipe.resolved)
     return {
         "schema": SCHEMA,
         "kind": str(kind),
@@ -121,8 +124,8 @@ def check_json(recipe: Recipe, kind: Kind) -> dict[str, Any]:
             for operand, part in terms
             if part
         },
-        "checkpoints_read": [o.called for o, part in terms if part],
-        "checkpoints_cancelled": [o.called for o, part in terms if not part],
+        "checkpoints_read": [o.called for o, part in terms if part or o in used],
+        "checkpoints_cancelled": [o.called for o, part in terms if not part and o not in used],
     }
 
 

@@ -385,13 +385,22 @@ def test_a_name_in_two_recipes_may_be_two_files(zoo: Path, tmp_path: Path) -> No
     assert taskalg.norm(one) == taskalg.norm(again)
 
 
+NAMED = {"one": 1, "two": 2}
+
+
 def test_files_without_names_and_of_one_path_are_told_apart(tmp_path: Path) -> None:
-    for key, seed in (("one", 1), ("two", 2)):
+    for key, seed in NAMED.items():
         folder = put(tmp_path / key, family(seed, ("a",)))
         (folder / "part.ta").write_text(f'{key} = norm(checkpoint("a.safetensors"))\n', "utf-8")
-    (tmp_path / "all.ta").write_text('use "one/part.ta"\nuse "two/part.ta"\none - two\n', "utf-8")
+    both = 'use "one/part.ta"\nuse "two/part.ta"\n'
+    (tmp_path / "all.ta").write_text(f"{both}one - two\n", "utf-8")
     with pytest.raises(UsageError, match="two different scalars are written"):
         float(taskalg.compile(tmp_path / "all.ta"))
+    x = {"w": torch.ones(1)}  # a vector is measured with the number of each
+    one, two = (taskalg.norm(taskalg.checkpoint(tmp_path / k / "a.safetensors")) for k in NAMED)
+    (tmp_path / "all.ta").write_text(f"{both}(one - two)*x\n", "utf-8")
+    found = taskalg.geometry({"v": taskalg.compile(tmp_path / "all.ta", models={"x": x})})
+    assert found.norms.tolist() == [abs(float(one) - float(two))]
 
 
 # ---- Plans
@@ -403,7 +412,7 @@ def test_explain_reads_headers_and_says_what_will_be_measured(zoo: Path) -> None
     found = explained.to_json()
     assert found["passes"] == 3
     assert found["measured"] == {"norm(toxic)": None, "norm(norm(toxic)*λ[0:2])": None}
-    assert found["checkpoints_read"] == ["base", "a", "b"]
+    assert found["checkpoints_read"] == ["base", "a", "b", "toxic", "λ"]
     assert found["checkpoints_cancelled"] == []
     assert "passes          3: 2 measure, one sums" in str(explained)
     (row,) = (line for line in str(explained).splitlines() if line.startswith("λ "))
@@ -650,6 +659,17 @@ def test_a_dry_run_measures_nothing(zoo: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "norm(toxic)" in result.output
 
 
+def test_check_tells_what_is_measured_from_what_cancels() -> None:
+    names = ["--model", "base", "--model", "a", "--model", "b", "--task", "toxic"]
+    text = "base + norm(a)*toxic + b - b"
+    command = ["check", text, *names]
+    found = CliRunner().invoke(main, command).output
+    assert found.splitlines()[-2:] == ["measured        a", "cancelled       b"]
+    report = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
+    assert report["checkpoints_read"] == ["base", "a", "toxic"]
+    assert report["checkpoints_cancelled"] == ["b"]
+
+
 # ---- Manifests
 
 
@@ -831,6 +851,9 @@ def test_a_scalar_is_no_result_and_a_sum_is_no_number(zoo: Path, tmp_path: Path)
         float(read(zoo, "toxic"))
     with pytest.raises(UsageError, match="depends on the tensor"):
         float(read(zoo, "ramp(0, norm(toxic))"))
+    with pytest.raises(UsageError) as caught:
+        float(read(zoo, "strength*norm(toxic)").freed())
+    assert caught.value.note == "strength has no value"
     with pytest.raises(UsageError, match="declared without a file"):
         float(compiled("norm(a)"))
     with pytest.raises(KindError, match="norm is measured of checkpoint values"):

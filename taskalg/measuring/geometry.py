@@ -172,11 +172,12 @@ def _numeric(vector: Expression, settings: Settings) -> Expression:
     symbols = {symbol for part in parts.values() for symbol in part.symbols() if symbol.measured}
     if not symbols:
         return vector
-    values: dict[str, Number] = {}
+    values = {}  # by symbol: two may have one name until they are resolved
     for symbol in symbols:
         alone = Coefficient.symbol(symbol.name, symbol.measured)
-        values[symbol.name] = scalar(_with(vector, alone), settings)
-    return _with(vector, WeightedSum({leaf: part.given(values) for leaf, part in parts.items()}))
+        values[symbol] = Fraction(scalar(_with(vector, alone), settings))
+    numbers = {leaf: part.replaced(values.get) for leaf, part in parts.items()}
+    return _with(vector, WeightedSum(numbers))
 
 
 def _with(vector: Expression, value: Value) -> Expression:

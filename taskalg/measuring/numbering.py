@@ -25,10 +25,7 @@ def number(frame: Frame, total: Resolved, scalar: Coefficient) -> float:
         UsageError: a checkpoint is not in the frame, or the scalar depends on the tensor.
         MismatchError: a number is not finite, or something is divided by zero.
     """
-    found = _Numbers(frame, total).value(scalar)
-    if not isinstance(found, Fraction):
-        raise UsageError(f"{scalar} is no number", note="it depends on the tensor")
-    return as_float(found, scalar)
+    return as_float(Coefficient(_Numbers(frame, total).value(scalar)), scalar)
 
 
 def measure(frame: Frame, function: str, arguments: Sequence[Expression]) -> float:

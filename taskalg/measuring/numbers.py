@@ -61,12 +61,12 @@ def measured(plan: Plan, settings: Settings, out: Path | None = None) -> tuple[P
     return found, cost
 
 
-def scalar(expression: Expression, settings: Settings) -> Fraction:
+def scalar(expression: Expression, settings: Settings) -> float:
     """Return the number of a scalar. Checkpoints take the first model's names, `base` if it is one.
 
     Raises:
         KindError: it is a checkpoint value.
-        UsageError: it depends on the tensor, or a checkpoint was declared without a file.
+        UsageError: as for `as_float`, or a checkpoint was declared without a file.
         MismatchError: as for `measured`.
     """
     total, value = expression.resolved_scalar()
@@ -77,9 +77,7 @@ def scalar(expression: Expression, settings: Settings) -> Fraction:
         choices = Choices(donor=every[donor][0].called)
         values, _ = numbers_of(rounds_for(total, [value], choices, expression.items), settings)
         value = given(value, values)
-    if value.constant is None:
-        raise UsageError(f"{expression} is no number", note="it depends on the tensor")
-    return value.constant
+    return as_float(value, expression)
 
 
 def given(scalar: Coefficient, values: Mapping[str, Fraction]) -> Coefficient:
@@ -94,14 +92,18 @@ def given(scalar: Coefficient, values: Mapping[str, Fraction]) -> Coefficient:
         raise zero_divisor(error, "that was measured") from None
 
 
-def as_float(number: Fraction, scalar: object) -> float:
-    """Round the number of a scalar.
+def as_float(value: Coefficient, scalar: object) -> float:
+    """Round the value of a scalar, once.
 
     Raises:
-        UsageError: no float is so large.
+        UsageError: it is no number, or no float is so large.
     """
+    if value.constant is None:
+        free = next((symbol.name for symbol in value.symbols()), "")
+        why = "it depends on the tensor" if value.varies else f"{free} has no value"
+        raise UsageError(f"{scalar} is no number", note=why)
     try:
-        return float(number)
+        return float(value.constant)
     except OverflowError:
         raise UsageError(f"{scalar} is too large for a float") from None
 

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from taskalg.errors import listed, printable
-from taskalg.planning.donor import opened
 from taskalg.planning.plan import Plan, Usage
-from taskalg.planning.resolve import Operand
+from taskalg.planning.resolve import Operand, Resolved
 from taskalg.planning.rounds import Round
 from taskalg.units import bytes_text
 
@@ -52,15 +51,21 @@ def only_measured(plan: Plan, passes: Sequence[Round]) -> list[Usage]:
     return list(found.values())
 
 
+def measured_of(total: Resolved) -> set[Operand]:
+    """Return the checkpoints that something is measured of."""
+    used: set[Operand] = set()
+    for one in total.measured.values():
+        for argument in one.arguments:
+            used.update(operand for operand, part in argument.terms.items() if part)
+    for operand in list(used):
+        base = total.against.get(operand)
+        if base is not None and operand.checkpoint is not None and operand.checkpoint.whole:
+            used.update(base.terms)
+    return used
+
+
 def cancelled(plan: Plan) -> list[str]:
     """Return the checkpoints of which no data is read, not even to measure."""
-    used: set[Operand] = set()
-    for one in plan.total.measured.values():
-        for total in one.arguments:
-            used.update(operand for operand, part in total.terms.items() if part)
-    for operand in list(used):
-        base = plan.total.against.get(operand)
-        if base is not None and opened(operand).whole:
-            used.update(base.terms)
+    used = measured_of(plan.total)
     left = [usage.operand for usage in plan.usage if not usage.tensors]
     return [operand.called for operand in left if operand not in used]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from taskalg.binding import freed
 from taskalg.engines.registry import check_engine
 from taskalg.errors import UsageError
-from taskalg.measuring.numbers import as_float, measured, scalar
+from taskalg.measuring.numbers import measured, scalar
 from taskalg.planned import Planned
 from taskalg.running.stream import Settings
 
@@ -34,7 +34,7 @@ class InMemory(Planned):
             KindError: it is a checkpoint value.
             TaskalgError: it depends on the tensor, is too large, or cannot be measured.
         """
-        return as_float(scalar(self, Settings()), self)
+        return scalar(self, Settings())
 
     def tensors(
         self,

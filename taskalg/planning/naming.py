@@ -158,7 +158,10 @@ def _of_nothing(function: str, name: str) -> Fraction:
 
 def zero_vector(name: str) -> MismatchError:
     """Return the error that a vector without a direction has no angle to another."""
-    return MismatchError(f"{quoted(name)} has no value: one of the two is zero")
+    return MismatchError(
+        f"{quoted(name)} has no value: one of the two is zero",
+        note="all its elements are 0, or too small for their squares in binary64",
+    )
 
 
 def zero_divisor(error: DivisionError, why: str) -> MismatchError:
