@@ -33,6 +33,7 @@ from taskalg.cli.main import main
 from taskalg.errors import Source
 from taskalg.language import nodes
 from taskalg.language.parser import parse_expression
+from taskalg.measuring.adding import added
 from taskalg.measuring.answers import Answers
 from taskalg.measuring.products import products
 from taskalg.output.manifest import read_manifest
@@ -178,6 +179,13 @@ def test_what_is_measured_beside_it_does_not_change_a_number(zoo: Path, tmp_path
     report = read(zoo, text).save(tmp_path / "x.safetensors")
     assert float(report.plan.measured["norm(toxic - λ)"]) == alone
     assert len(report.plan.measured) == 5
+
+
+@given(st.lists(st.floats(), min_size=9, max_size=9))
+def test_products_of_one_piece_are_added_as_those_of_many(numbers: list[float]) -> None:
+    alone = np.array(numbers).reshape(1, 3, 3)
+    several = np.concatenate([alone, np.zeros((1, 3, 3))])
+    assert np.array_equal(added(alone), added(several), equal_nan=True)
 
 
 def test_threads_and_blocks_and_engines_do_not_change_a_byte(
