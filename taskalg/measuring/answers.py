@@ -19,7 +19,7 @@ class Answer:
     """The number of a scalar expression."""
 
     value: float
-    told: str  # "one pass over 2 checkpoints, 1.2 s; cached"; empty when nothing was read
+    told: str  # "measured in one pass over 2 checkpoints, 1.2 s; kept"; empty when nothing was
 
 
 class Answers:
@@ -61,11 +61,12 @@ class Answers:
 
 
 def _told(how: Measuring) -> str:
-    if not how.passes:
+    found = [one for one in how.passes if one.checkpoints]
+    if not found:
         return ""
-    seconds = sum(one.seconds for one in how.passes)
-    count, most = len(how.passes), max(one.checkpoints for one in how.passes)
+    seconds = sum(one.seconds for one in found)
+    count, most = len(found), max(one.checkpoints for one in found)
     passes = "one pass" if count == 1 else f"{count} passes"
     files = f"{most} checkpoint{'' if most == 1 else 's'}"
-    kept = "; cached" if how.store.folder is not None else ""
-    return f"{passes} over {files}, {seconds:.1f} s{kept}"
+    kept = "; kept" if how.store.folder is not None else ""
+    return f"measured in {passes} over {files}, {seconds:.1f} s{kept}"

@@ -6,15 +6,15 @@ and an error in it points into the line as the user sees it.
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from taskalg.errors import Source, Span, TaskalgError, UsageError, quoted
+from taskalg.errors import ExpressionError, Source, Span, TaskalgError, UsageError, quoted
 from taskalg.language.nodes import Node, Recipe
 from taskalg.language.parser import parse, parse_expression
-from taskalg.workbench.pieces import commas
+from taskalg.workbench.pieces import split
 
 _WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|[^\s"'])+""")
 _LAST_NUMBER = re.compile(r"(?:^|[^-+*/,(\[:=\s])\s+([0-9]{1,9})\s*$")
@@ -139,17 +139,13 @@ class Line:
         return Span(self.source, word.start, word.end)
 
     def expressions(self) -> tuple[Node, ...]:
-        """Parse what is left as expressions with commas between them.
+        """Parse what is left as expressions with commas between them, or blanks as in a shell.
 
         Raises:
             ExpressionError: one of them is none.
         """
-        ends = [*commas(self.rest), len(self.rest)]
-        starts = [0, *(end + 1 for end in ends)]
-        parts = (
-            " " * start + self.rest[start:end] for start, end in zip(starts, ends, strict=False)
-        )
-        return tuple(self._parsed(part) for part in parts)
+        parts = split(self.rest, "comma")
+        return tuple(one for part in parts for one in self._one_or_words(part))
 
     def wrong(self, message: str, *, note: str | None = None) -> UsageError:
         """Return an error that says how the command is written."""
@@ -169,11 +165,32 @@ class Line:
     def _without(self, start: int, end: int) -> "Line":
         return replace(self, rest=self.rest[:start] + " " * (end - start) + self.rest[end:])
 
+    def _one_or_words(self, text: str) -> Sequence[Node]:
+        """Parse one expression, or a text of which every word is one: `holes "a - b"`."""
+        try:
+            return [self._parsed(text)]
+        except ExpressionError as error:
+            words = [one for one in split(text, "blank") if one.strip()]
+            try:
+                return [self._parsed(_unquoted(word)) for word in words]
+            except ExpressionError:
+                if error.help is not None and len(words) > 1:
+                    error.help = f"put commas between expressions: {self.usage}"
+                raise error from None
+
     def _parsed(self, text: str) -> Node:
         if not text.strip():
             end = Span(self.source, len(self.source.text), len(self.source.text))
             raise UsageError("there is no expression", end, help=f"write {self.usage}")
         return parse_expression(Source(self.source.name, text))
+
+
+def _unquoted(word: str) -> str:
+    """Put blanks in the place of quotes around a whole word."""
+    text = word.lstrip()
+    if _QUOTED.fullmatch(text) is None:
+        return word
+    return " " * (len(word) - len(text) + 1) + text[1:-1]
 
 
 @contextmanager

@@ -51,13 +51,18 @@ def is_complete(text: str) -> bool:
     return depth <= 0
 
 
-def commas(text: str) -> list[int]:
-    """Return the offsets of the commas outside brackets."""
-    depth, found = 0, []
-    for piece in pieces(text):
+def split(text: str, sort: str) -> list[str]:
+    """Split a text at pieces of a sort outside brackets; every part keeps its offsets, by blanks.
+
+    >>> split("a, f(b, c)", "comma")
+    ['a', '   f(b, c)']
+    """
+    depth, start, found = 0, 0, []
+    for piece in (*pieces(text), Fragment(sort, "", len(text))):
         depth += (piece.sort == "opening") - (piece.sort == "closing")
-        if piece.sort == "comma" and depth == 0:
-            found.append(piece.start)
+        if piece.sort == sort and (depth == 0 or piece.start == len(text)):
+            found.append(" " * start + text[start : piece.start])
+            start = piece.start + len(piece.text)
     return found
 
 
