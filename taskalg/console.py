@@ -183,8 +183,9 @@ class _Announcer(logging.Handler):
 @contextmanager
 def _announcing() -> Iterator[None]:
     announcer, before = _Announcer(), _LOG.level
+    is_watched = sys.stderr is not None and sys.stderr.isatty()
     _LOG.addHandler(announcer)
-    _LOG.setLevel(logging.INFO)
+    _LOG.setLevel(logging.DEBUG if is_watched else logging.INFO)
     try:
         yield
     finally:

@@ -22,6 +22,8 @@ from taskalg.engines.exact import nearest, settle
 from taskalg.engines.registry import get_engine
 from taskalg.engines.tiers import scale, tier_note
 from taskalg.errors import UsageError
+from tests import oracle
+from tests.terminals import Terminal
 
 CPU, REFERENCE = get_engine("auto"), get_engine("reference")
 ROOT = Path(__file__).parents[1]
@@ -310,6 +312,25 @@ def test_kernels_are_kept_and_damage_is_repaired(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     other_process("cpu", NUMBA_CACHE_DIR=str(tmp_path))
     assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_who_watches_is_told_that_kernels_are_compiled(tmp_path: Path) -> None:
+    oracle.write_file(tmp_path / "x.safetensors", {"w": oracle.Tensor("BF16", (1,), b"??")}, {})
+    merge = ["-m", "taskalg", "merge", "2*x - x/2", "--model", "x=x.safetensors", "-o"]
+    merge += ["y.safetensors", "--allow-partial", "--overwrite"]
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    shown = []
+    for _ in range(2):
+        with Terminal(merge, tmp_path, **cache) as terminal:
+            assert terminal.ends() == 0
+            shown.append(terminal.raw)
+    assert ["compiling kernels, once" in text for text in shown] == [True, False]
+    cache["NUMBA_CACHE_DIR"] = str(tmp_path / "other")
+    command = [sys.executable, *merge]
+    piped = subprocess.run(command, cwd=tmp_path, env=os.environ | cache, capture_output=True)
+    assert piped.returncode == 0
+    assert b"compiling" not in piped.stderr
 
 
 def test_kernels_compile_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ a private temporary one for this process.
 
 import atexit
 import hashlib
+import logging
 import os
 import pickle
 import shutil
@@ -29,6 +30,8 @@ from numba.core.runtime.nrt import rtsys
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _DIGEST = hashlib.sha256().digest_size  # [bytes]
 
@@ -76,10 +79,11 @@ class KernelCache(_Cache):
         try:
             content = self._file(sig, target_context.codegen()).read_bytes()
             if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
-                return None
+                raise ValueError("damaged")
             rebuild: Any = CompileResult._rebuild
             return rebuild(target_context, *pickle.loads(content[_DIGEST:]))
         except Exception:  # missing, damaged or from elsewhere: compiling again is always right
+            _tell()
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -109,6 +113,12 @@ class KernelCache(_Cache):
 
     def flush(self) -> None:
         """Do nothing: numba asks before it recompiles everything."""
+
+
+@cache
+def _tell() -> None:
+    """Say once why the first run waits for some seconds."""
+    _log.debug("compiling kernels, once")
 
 
 @cache
