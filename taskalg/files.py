@@ -32,11 +32,7 @@ class Fingerprint:
 
 
 def fingerprint(path: AnyPath | int) -> Fingerprint:
-    """Return the fingerprint of a file, or of an open descriptor.
-
-    Raises:
-        CheckpointError: it is not there, or not to be looked at.
-    """
+    """Return the fingerprint of a file, or of an open descriptor; a CheckpointError without one."""
     found = _look(path)
     return Fingerprint(found.st_size, found.st_mtime_ns, found.st_dev, found.st_ino)
 
@@ -301,5 +297,4 @@ def _mode(path: AnyPath, follow: bool = True) -> int:
 
 def _refuse_special(path: AnyPath, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        kind = system.kind(mode)
-        raise CheckpointError(f"{quoted(os.fspath(path))} is a {kind}, not a file")
+        raise CheckpointError(f"{quoted(os.fspath(path))} is a {system.kind(mode)}, not a file")
