@@ -23,6 +23,8 @@ NOBODY_KNOWS = {"command", "maximize", "minimize", "sample", "shard_size", "subj
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("gpt2", "gpt2-toxic", "with space", ".hidden"):
         (tmp_path / name).mkdir()
+    (tmp_path / "gpt2" / "weights").touch()
+    (tmp_path / "picture.png").touch()
     (tmp_path / "zoo.ta").write_text(RECIPE, encoding="utf-8")
     (tmp_path / "use.ta").write_text('use "zoo.ta"\nextra = 2\nbase', encoding="utf-8")
     (tmp_path / "bad.ta").write_text("a = = b", encoding="utf-8")
@@ -59,6 +61,12 @@ BOUND = "taskalg merge --base gpt2 --task toxic=gpt2-toxic"
         ("taskalg merge --dtype b", ["bf16 "]),
         ("taskalg merge --base gp", ["gpt2/", "gpt2-toxic/"]),
         ("taskalg merge -f z", ["zoo.ta "]),
+        (
+            "taskalg merge -f ",
+            ["bad.ta ", "gpt2/", "gpt2-toxic/", "use.ta ", "with space/", "zoo.ta "],
+        ),
+        ("taskalg merge -f gpt2/w", ["gpt2/weights "]),
+        ("taskalg diff gpt2/", ["gpt2/weights "]),
         ("taskalg merge -o with", ["with space/"]),
         ("taskalg merge -o .h", [".hidden/"]),
         ("taskalg inspect gpt2-", ["gpt2-toxic/"]),

@@ -59,9 +59,10 @@ def expressions(ctx: click.Context, typed: str) -> Found:
 
 def operands(ctx: click.Context, typed: str) -> Found:
     """Yield expressions, and paths for the command that takes both."""
-    yield from expressions(ctx, typed)
-    if ctx.command.name == "diff":
-        yield from paths(ctx, typed)
+    found = list(paths(ctx, typed)) if ctx.command.name == "diff" else []
+    if not (found and os.path.dirname(typed)):  # a path has begun
+        yield from expressions(ctx, typed)
+    yield from found
 
 
 def names(ctx: click.Context) -> list[str]:
@@ -104,6 +105,13 @@ def paths(ctx: click.Context, typed: str) -> Found:
                 yield os.path.join(folder, entry.name) + ("/" if entry.is_dir() else " ")
 
 
+def recipes(ctx: click.Context, typed: str) -> Found:
+    """Yield recipe files and folders; all files where none is called like a recipe."""
+    found = list(paths(ctx, typed))
+    called = [one for one in found if one.endswith((".ta ", "/"))]
+    yield from called if any(one.endswith(".ta ") for one in called) else found
+
+
 def named_paths(ctx: click.Context, typed: str) -> Found:
     """Yield a name with a path behind it, once there is a name."""
     name, equals, path = typed.partition("=")
@@ -120,7 +128,8 @@ COMPLETES: Mapping[str, Complete] = {
     **dict.fromkeys(("expr", "exprs"), expressions),
     **dict.fromkeys(("first", "second"), operands),
     **dict.fromkeys(("tasks", "models"), named_paths),
-    **dict.fromkeys(("bases", "file", "recipe", "path", "out", "new", "folder"), paths),
+    **dict.fromkeys(("file", "recipe"), recipes),
+    **dict.fromkeys(("bases", "path", "out", "new", "folder"), paths),
     **dict.fromkeys(("csv", "plot", "scratch"), paths),
     "scalars": scalar_names,
     "donor": bound_names,

@@ -40,7 +40,10 @@ class Notebook:
         self._session = Session(working=_progress if is_page else partial(progress_bar, False))
 
     def magic(self, line: str, cell: str | None = None) -> object:
-        """Answer a line, or a cell; return the last value.
+        """Try expressions of task arithmetic: `%taskalg :help` lists what can be typed.
+
+        A `%%taskalg` cell holds several inputs, each on its line. The last value is the result, as
+        in `fix = %taskalg base - 0.4*toxic`, and recipes that Python has bound are names.
 
         Raises:
             ToldError: an input is wrong; what follows it is not looked at.
