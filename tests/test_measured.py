@@ -881,6 +881,18 @@ def test_nesting_and_length_are_bounded() -> None:
         compiled("\n".join(lines))
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_length_in_files_is_bounded_too(named: bool, zoo: Path) -> None:
+    """A scalar's short name is written once for each part of a base, at every depth."""
+    moved = " + ".join(["base", *(f"{i}/99*(a - base)[{i % 2}]" for i in range(1, 40))])
+    moved = f'{moved} + (b - a)["head"] + (b - base)[0]'
+    task = f'task("{zoo}/ft.safetensors", moved)'
+    lines = [f"moved = {moved}", f"x = {task}" if named else "", "y0 = norm(a)"]
+    lines += [f"y{i + 1} = norm(y{i}*{'x' if named else task})" for i in range(12)]
+    with pytest.raises(ExpressionError, match="too long"):
+        read(zoo, "\n".join([*lines, "base + y12*(a - base)"])).explain()
+
+
 def test_a_task_against_what_is_measured_of_it_is_refused(zoo: Path) -> None:
     text = 'toxic = task("t", base + norm(toxic)*(a - base))\ntoxic'
     with pytest.raises(TaskalgError):

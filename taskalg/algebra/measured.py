@@ -39,12 +39,21 @@ def measure(function: str, arguments: Sequence[Value]) -> Coefficient:
     if depth > MAX_DEPTH:
         raise ExpressionError(f"measured scalars nest more than {MAX_DEPTH} deep")
     name = f"{function}({', '.join(str(ordered(total)) for total in sums)})"
-    if len(name) > MAX_TEXT:
+    check_length(function, len(name))
+    return Coefficient.symbol(name, Measured(function, tuple(sums), depth))
+
+
+def check_length(function: str, length: int) -> None:
+    """Refuse what is too long when it is written out.
+
+    Raises:
+        ExpressionError: it is.
+    """
+    if length > MAX_TEXT:
         raise ExpressionError(
             f"what {function} is measured of is too long",
             note=f"the limit is {MAX_TEXT:,} characters when it is written out",
         )
-    return Coefficient.symbol(name, Measured(function, tuple(sums), depth))
 
 
 def ordered(total: WeightedSum[Leaf]) -> Canonical[Leaf]:

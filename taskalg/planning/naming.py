@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from taskalg.algebra.canonical import Canonical, Named
 from taskalg.algebra.coefficient import Coefficient, Number
-from taskalg.algebra.measured import ordered
+from taskalg.algebra.measured import check_length, ordered
 from taskalg.algebra.monomial import Symbol
 from taskalg.algebra.weighted_sum import Measured, Reference, WeightedSum, measured_in
 from taskalg.errors import DivisionError, MismatchError, UsageError, quoted
@@ -42,6 +42,7 @@ class Naming(Generic[Leaf]):
         self._leaves, self._bases, self._arguments = leaves, bases, arguments
         self._keys = {leaf: key for key, leaf in leaves.items()}
         self._named: dict[Measured[Reference], Number] = {}
+        self._more: dict[str, int] = {}  # characters of a name in files alone, more than it has
 
     def total(self, by_key: ByKey) -> WeightedSum[Leaf]:
         """Return a sum of what can be a term."""
@@ -52,6 +53,7 @@ class Naming(Generic[Leaf]):
 
         Raises:
             MismatchError: it divides by what is measured of nothing, and so is zero.
+            ExpressionError: what is measured is too long.
             UsageError: a name would be that of two.
         """
         if not any(measured_in([part])):
@@ -74,12 +76,21 @@ class Naming(Generic[Leaf]):
         name, found = written(Measured(one.function, tuple(sums)), self._bases_of(sums))
         if not all(sums):
             return _of_nothing(one.function, name)
+        self._check_length(found, name)
         if self.measured.setdefault(name, found) != found:
             raise UsageError(
                 f"two different scalars are written {quoted(name)}",
                 help="give the checkpoints in them names",
             )
         return Coefficient.symbol(name)
+
+    def _check_length(self, one: Measured[Leaf], name: str) -> None:
+        """Refuse a scalar that is too long in files, as a manifest has it, before data is read."""
+        parts = [part for total in one.arguments for part in total.terms.values()]
+        inner = (self._more.get(symbol.name, 0) for part in parts for symbol in part.symbols())
+        length = len(written(one, {})[0]) + sum(inner)
+        check_length(one.function, length)
+        self._more[name] = length - len(name)
 
     def _bases_of(self, sums: Iterable[WeightedSum[Leaf]]) -> dict[Leaf, WeightedSum[Leaf]]:
         """Return what the task vectors in some sums are printed without."""
