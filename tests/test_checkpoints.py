@@ -567,6 +567,7 @@ def test_a_path_that_is_nearly_right(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     assert "did you mean 'models/llama-base.safetensors'?" in refusal(Path("models/lama-base"))
     assert "did you mean 'models'?" in refusal(Path("model"))
+    assert "did you mean" not in refusal(Path("models/nope.safetensors"))  # only the suffix is near
     assert "help: if it is a model on the Hub, write hf://models/xyz" in refusal(Path("models/xyz"))
     assert "help" not in refusal(Path("models/x y"))
     assert "nor is there a folder '/absent/folder'" in refusal(Path("/absent/folder/model"))

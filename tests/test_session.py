@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import taskalg as ta
+from taskalg.cli.main import main
 from taskalg.compiler import Bindings, bind
 from taskalg.errors import Source
 from taskalg.language.format import format_text, tokens
@@ -515,6 +517,53 @@ def test_every_command_is_in_a_transcript_or_a_test() -> None:
     texts = [path.read_text("utf-8") for path in (*TRANSCRIPTS, Path(__file__))]
     for command in COMMANDS:
         assert any(f":{command.name}" in text for text in texts), command.name
+
+
+def test_a_help_text_fits_a_terminal_of_80_columns() -> None:
+    session = Session()
+    topics = ["", *(command.name for command in COMMANDS)]
+    for text in (told(session, f":help {topic}") for topic in topics):
+        assert max(map(len, text.splitlines())) <= 79
+
+
+def test_what_is_typed_out_of_habit_is_understood_unless_it_is_a_name() -> None:
+    session = Session()
+    assert told(session, "help()") == told(session, "help") == told(session, ":help")
+    for text in ("exit", "quit", " exit() ", ":q", ":exit", ":quit"):
+        assert session.answer(text).leaves
+    told(session, "exit = 3")
+    assert session.answer("exit") == Answer("3", session.answer("exit").value)
+    assert "no checkpoint is named 'models'" in refused(session, "models")
+
+
+def test_what_is_forgotten_is_not_the_last_sum_any_more(folder: Path) -> None:
+    session = Session()
+    session.start("zoo.ta")
+    told(session, "fix = base - toxic")
+    told(session, ":forget fix")
+    assert "no sum was shown before" in refused(session, ":norm")
+    told(session, "base - toxic")
+    told(session, ":forget math")
+    assert told(session, ":norm").startswith("norm(base - toxic) = ")
+
+
+def test_a_task_without_a_base_is_told_at_the_start(folder: Path) -> None:
+    toxic = bind(None, {"toxic": "toxic.safetensors"}, None, {})
+    session = Session(Bindings({**toxic.values, **ta_bindings(s="0.5").values}))
+    assert session.start().text.splitlines() == [
+        "s loaded (headers only)",
+        "the task vector 'toxic' has no base to be taken against",
+        "  help: bind one: :load base PATH, or give the finished vector: :load toxic PATH",
+    ]
+    told(session, ":load base base.safetensors")
+    told(session, "base - toxic")
+
+
+def test_diff_says_what_the_command_line_says(folder: Path) -> None:
+    session = Session()
+    session.start("zoo.ta")
+    result = CliRunner().invoke(main, ["diff", "base", "base + toxic", "-f", "zoo.ta", "--quiet"])
+    assert told(session, ":diff base, base + toxic") + "\n" == result.stdout
 
 
 def test_the_example_of_every_command_is_written_as_its_usage_says() -> None:

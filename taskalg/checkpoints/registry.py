@@ -20,6 +20,8 @@ from taskalg.checkpoints.unsupported import refuse_address, refuse_suffix
 from taskalg.errors import CheckpointError, listed, quoted
 from taskalg.system import AnyPath
 
+_ALIKE = 0.6  # how alike names are, at least, of which one may be meant by the other
+
 
 @dataclass(frozen=True)
 class Format:
@@ -79,8 +81,9 @@ def _address(path: str) -> Address:
     folder = Path(path).parent
     siblings = files.list_folder(folder) if files.is_folder(folder) else []
     spellings = {Path(name).stem: name for name in siblings} | {name: name for name in siblings}
-    found = difflib.get_close_matches(Path(path).name, list(spellings), n=3, cutoff=0.6)
+    found = difflib.get_close_matches(Path(path).name, list(spellings), n=3, cutoff=_ALIKE)
     near = dict.fromkeys(spellings[spelling] for spelling in found)
+    near = {name: None for name in near if _is_alike(Path(name).stem, Path(path).stem)}
     address = None
     if not near and not (folder != Path() and siblings):
         address = parse_address(path)
@@ -93,6 +96,11 @@ def _address(path: str) -> Address:
         note=None if files.is_folder(folder) else f"nor is there a folder {quoted(str(folder))}",
         help=f"did you mean {listed(places, 'or')}?" if places else _on_the_hub(path),
     )
+
+
+def _is_alike(name: str, other: str) -> bool:
+    """Tell whether two names without their suffixes, which many share, are near each other."""
+    return difflib.SequenceMatcher(None, name, other).ratio() >= _ALIKE
 
 
 def _on_the_hub(path: str) -> str | None:

@@ -253,6 +253,8 @@ def _hyphenated(node: Name, known: list[str]) -> str | None:
     for found in _HYPHENATED.finditer(text):
         if found.start() <= node.span.start and node.span.end <= found.end():
             joined = found.group().replace("-", "_")
+            if joined not in known and not set(known).isdisjoint(found.group().split("-")):
+                return None  # then it is meant as a subtraction
             return f"{found.group()} is a subtraction; did you mean {quoted(joined)}?" + (
                 "" if joined in known else " (bind that name)"
             )

@@ -5,6 +5,7 @@ To add a command, write a function that takes the workspace and its line, and ad
 
 import difflib
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class Command:
     example: str
     run: Run
     takes: tuple[str, ...] = ()  # what completes its words: "expressions", "paths", "topics"
+    more: str = ""  # another sentence or two, for whoever asks about this one
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -40,18 +42,34 @@ COMMANDS = (
     Command(
         "load",
         ":load [--task] NAME PATH, :load RECIPE",
-        "Bind a checkpoint, with --task its difference to base, or all names of a recipe file.",
+        "Bind a checkpoint, or the names of a recipe.",
         ":load --task toxic gpt2-toxic/",
         making.load,
         ("paths",),
+        more="With --task the name stands for the checkpoint minus base.",
     ),
-    Command("models", ":models", "List the checkpoints.", ":models", looking.models),
+    Command(
+        "models",
+        ":models",
+        "List the checkpoints.",
+        ":models",
+        looking.models,
+    ),
     Command(
         "let",
         ":let [NAME = EXPR]",
-        "Bind a scalar or an expression, as NAME = EXPR does; alone, list what is bound.",
+        "Bind a name; alone, list what is bound.",
         ":let strength = 0.4",
         looking.let,
+        ("expressions",),
+        more="NAME = EXPR without :let does the same.",
+    ),
+    Command(
+        "forget",
+        ":forget NAME",
+        "Unbind a name that nothing depends on.",
+        ":forget strength",
+        looking.forget,
         ("expressions",),
     ),
     Command(
@@ -65,7 +83,7 @@ COMMANDS = (
     Command(
         "equal",
         ":equal EXPR, EXPR",
-        "Prove that two expressions are equal, or show where they differ.",
+        "Prove two equal, or show where they differ.",
         ":equal base + (ft - base), ft",
         looking.equal,
         ("expressions",),
@@ -81,39 +99,41 @@ COMMANDS = (
     Command(
         "cos",
         ":cos [EXPR, EXPR, ...]",
-        "Measure the cosine between two vectors; of more, or of all task vectors, a table.",
+        "Measure the cosine between vectors.",
         ":cos toxic, math",
         vectors.cos,
         ("expressions",),
+        more="Of more than two, or of all task vectors when none is named, a table.",
     ),
     Command(
         "top",
         ":top [EXPR] [N]",
-        "List the layers and the tensors in which a vector is longest.",
+        "Rank layers and tensors by a vector's length.",
         ":top toxic 5",
         vectors.top,
         ("expressions",),
     ),
     Command(
         "diff",
-        ":diff EXPR, EXPR [N]",
-        "List the layers and the tensors in which two differ most.",
-        ":diff base, fix",
+        ":diff EXPR, EXPR [N] [--by tensor|module|layer]",
+        "Rank what differs most between two.",
+        ":diff base, fix --by layer",
         vectors.diff,
         ("expressions",),
     ),
     Command(
         "plot",
         ":plot cosines|norms|sweep FILE [EXPR, EXPR, ...]",
-        "Draw the cosines of vectors, their norms by layer, or the last sweep.",
+        "Draw cosines, norms by layer, or a sweep.",
         ":plot cosines cosines.png",
         vectors.plot,
         ("pictures", "paths", "expressions"),
+        more="Of all task vectors, when none is named; of the last sweep.",
     ),
     Command(
         "save",
         ":save FILE [EXPR] [--overwrite]",
-        "Write a recipe file: what the expression needs, and the expression.",
+        "Write a recipe file with all that EXPR needs.",
         ":save detox.ta base - 0.4*toxic",
         making.save,
         ("paths", "expressions"),
@@ -121,25 +141,33 @@ COMMANDS = (
     Command(
         "merge",
         ":merge EXPR OUT [--overwrite]",
-        "Evaluate and publish a checkpoint, all of it or nothing.",
+        "Evaluate, and publish a checkpoint.",
         ":merge base - 0.4*toxic detoxed/",
         making.merge,
         ("expressions", "paths"),
+        more="All of it is published, or nothing.",
     ),
     Command(
         "sweep",
         ":sweep [EXPR] --set NAME=FROM:TO:STEP --score CMD [--maximize SCORE] [--minimize SCORE] "
         "[--subject-to CONDITION] [--csv FILE] [--restart] [--verbose]",
-        "Score the expression at every value of its scalars, and choose one.",
-        ':sweep base - s*toxic --set s=0:1:0.1 --score "python score.py {model}" --maximize score',
+        "Score EXPR at every value of its scalars.",
+        ':sweep base - s*toxic --set s=0:1:0.1 --score "python score.py {model}"',
         trying.sweep,
         ("expressions", "paths"),
+        more="CMD prints scores of {model}; what is maximized or minimized chooses a point.",
     ),
-    Command("history", ":history [N]", "List the last inputs.", ":history 5", looking.history),
+    Command(
+        "history",
+        ":history [N]",
+        "List the last inputs.",
+        ":history 5",
+        looking.history,
+    ),
     Command(
         "help",
         ":help [COMMAND or FUNCTION]",
-        "Say how a command or a function is used; alone, list the commands.",
+        "Say how it is used; alone, list all.",
         ":help merge",
         lambda workspace, line: _help(line),
         ("topics",),
@@ -153,6 +181,9 @@ COMMANDS = (
     ),
 )
 _BY_NAME = {command.name: command for command in COMMANDS}
+_MEANT = {"q": "quit", "exit": "quit"}  # by what is typed out of habit
+_COLUMNS = 79  # of a help text
+_SHAPE = 29  # of these, for how a command is written
 
 
 def run_command(workspace: Workspace, source: Source) -> Answer:
@@ -165,7 +196,7 @@ def run_command(workspace: Workspace, source: Source) -> Answer:
     colon = source.text.index(":")
     name, start = _name(source.text[colon + 1 :]), colon + 1
     end = start + len(name)
-    command = _BY_NAME.get(name)
+    command = _BY_NAME.get(_MEANT.get(name, name))
     if command is None:
         raise _unknown(f":{name}")
     line = Line(source, " " * end + source.text[end:], command.usage)
@@ -188,33 +219,42 @@ def _help(line: Line) -> Answer:
         return Answer(_overview())
     topic, _ = line.first("command")
     name = topic.removeprefix(":")
-    if name in _BY_NAME:
-        found = _BY_NAME[name]
-        return Answer("\n".join([found.usage, f"  {found.doc}", "", f"  {found.example}"]))
-    for operator in OPERATORS:
-        if topic == operator.name:
-            return Answer(
-                "\n".join([operator.usage, f"  {operator.doc}", "", f"  {operator.example}"])
-            )
-    known = [*_BY_NAME, *(operator.name for operator in OPERATORS)]
-    near = difflib.get_close_matches(name, known, n=1)
-    guess = f"did you mean {near[0]}? " if near else ""
-    raise UsageError(
-        f"there is no command and no function {quoted(topic)}", help=f"{guess}:help lists them"
-    )
+    found = [one for one in COMMANDS if one.name == name]
+    functions = [one for one in OPERATORS if one.name == topic]
+    if not found and not functions:
+        known = [*_BY_NAME, *(operator.name for operator in OPERATORS)]
+        near = difflib.get_close_matches(name, known, n=1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"there is no command and no function {quoted(topic)}", help=f"{guess}:help lists them"
+        )
+    texts = [
+        *(_told(one.usage, one.doc, one.more, one.example) for one in found),
+        *(_told(one.usage, one.doc, "", one.example) for one in functions),
+    ]
+    return Answer("\n\n".join(texts))
+
+
+def _told(usage: str, doc: str, more: str, example: str) -> str:
+    """Say how a command or a function is written, what it does, and an example."""
+    lines = textwrap.wrap(usage, _COLUMNS, subsequent_indent=" " * 7, break_on_hyphens=False)
+    about = f"{doc} {more}".rstrip()
+    lines += textwrap.wrap(about, _COLUMNS, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join([*lines, "", f"  {example}"])
 
 
 def _overview() -> str:
     functions = ", ".join(one.name for one in OPERATORS if one.parameters)
-    rows = [(f":{command.name}", command.doc) for command in COMMANDS]
+    shapes = [textwrap.shorten(one.usage, _SHAPE, placeholder=" ...") for one in COMMANDS]
+    rows = [(shape, one.doc) for shape, one in zip(shapes, COMMANDS, strict=True)]
     return "\n".join([*_FIRST_STEPS, "", *columns(rows), "", f"functions: {functions}", _MORE])
 
 
 _FIRST_STEPS = (
-    "bind checkpoints       :load base gpt2/           :load --task toxic gpt2-toxic/",
-    "write an expression    base - 0.4*toxic           it says what it is; nothing is evaluated",
-    "give it a name         fix = base - 0.4*toxic     a new value replaces the old one",
-    "keep it                :save fix.ta fix           a recipe file, for taskalg merge -f fix.ta",
-    "evaluate it            :merge fix fixed/          a checkpoint",
+    "bind checkpoints      :load base gpt2/         :load --task toxic gpt2-toxic/",
+    "write an expression   base - 0.4*toxic         described, not evaluated",
+    "give it a name        fix = base - 0.4*toxic   a new value replaces the old one",
+    "keep it               :save fix.ta fix         for taskalg merge -f fix.ta",
+    "evaluate it           :merge fix fixed/        a checkpoint",
 )
 _MORE = ":help merge says more about a command, :help lerp about a function"

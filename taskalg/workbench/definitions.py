@@ -17,7 +17,7 @@ from taskalg.algebra.evaluation import Evaluation, evaluate
 from taskalg.algebra.operators import BUILTINS
 from taskalg.algebra.simplify import simplify
 from taskalg.algebra.weighted_sum import Value, WeightedSum
-from taskalg.errors import ExpressionError, Source, quoted
+from taskalg.errors import ExpressionError, Source, Span, UsageError, listed, quoted
 from taskalg.language.nodes import Binding, Call, Definition, Name, Node, Recipe, walk
 from taskalg.language.printer import print_node
 from taskalg.language.recipe import Program, link
@@ -38,6 +38,11 @@ class Definitions:
         """Names of values, sorted."""
         bound = [one.name for one in self.statements if isinstance(one, Binding)]
         return tuple(sorted({*bound, *self.given}))
+
+    @property
+    def bound(self) -> frozenset[str]:
+        """All names, of functions too."""
+        return frozenset({*(one.name for one in self.statements), *self.given})
 
     @property
     def functions(self) -> tuple[Definition, ...]:
@@ -62,9 +67,29 @@ class Definitions:
         by_name = {one.name: one for one in (*self.statements, *new)}  # the old one's place
         given = {name: value for name, value in self.given.items() if name not in by_name}
         made = Definitions(_ordered(by_name, [one.name for one in new]), given)
-        made._check(None)
-        made.values  # noqa: B018 - evaluated now, so that what does not fit is refused
+        try:
+            made._check(None)
+            made.values  # noqa: B018 - evaluated now, so that what does not fit is refused
+        except ExpressionError as error:
+            raise self._blamed(error, [one.name for one in new]) from None
         return made
+
+    def without(self, name: str) -> "Definitions":
+        """Return definitions without a name.
+
+        Raises:
+            UsageError: it is not bound, or something depends on it.
+        """
+        if name not in self.bound:
+            raise UsageError(f"{quoted(name)} is not bound", help=":let and :models list names")
+        follow = self.followers([name])
+        if follow:
+            depend = f"{listed(follow)} depend{'s' if len(follow) == 1 else ''} on it"
+            raise UsageError(f"{quoted(name)} stays: {depend}", help=f":forget {follow[-1]} first")
+        return Definitions(
+            tuple(one for one in self.statements if one.name != name),
+            {other: value for other, value in self.given.items() if other != name},
+        )
 
     def giving(self, given: Mapping[str, Value]) -> "Definitions":
         """Return definitions with values from outside in the place of what had their names."""
@@ -115,6 +140,17 @@ class Definitions:
                 changed.add(one.name)
                 found.append(one.name)
         return tuple(found)
+
+    def _blamed(self, error: ExpressionError, new: Collection[str]) -> ExpressionError:
+        """Say that names keep what they have when it is another one that would break."""
+        broken = next((one for one in self.statements if _is_in(error.span, one)), None)
+        stay = [name for name in new if name in self.bound]
+        if stay and broken is not None and broken.name not in new:
+            error.note = "; ".join(filter(None, (error.message, error.note)))
+            stays = "stays as it was" if len(stay) == 1 else "stay as they were"
+            error.message = f"{listed(stay)} {stays}: {broken.name} depends on it, and would break"
+            error.help = None
+        return error
 
     def _check(self, expression: Node | None) -> None:
         whole = Recipe(self.statements, expression, _NOWHERE)
@@ -167,6 +203,17 @@ def _circular(
         by_name[name].name_span,
         note=" -> ".join([*around[turn:], *around[:turn], name]),
         help="choose another name for the new value",
+    )
+
+
+def _is_in(span: Span | None, statement: Statement) -> bool:
+    """Tell whether a place in a text is in a statement."""
+    whole = statement.span
+    return (
+        span is not None
+        and span.source == whole.source
+        and whole.start <= span.start
+        and span.end <= whole.end
     )
 
 

@@ -3,6 +3,7 @@
 from taskalg.algebra.canonical import Canonical, sort_key
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.weighted_sum import Sum, Value, WeightedSum
+from taskalg.checkpoints.base import Checkpoint
 from taskalg.errors import KindError, listed, printable
 from taskalg.measuring.told import bytes_measured
 from taskalg.planning.plan import Choices, Plan
@@ -54,12 +55,28 @@ def file_text(recipe: Recipe) -> str:
     found = operand.checkpoint
     if found is None:
         return "declared without a file"
-    dtypes = listed(sorted({tensor.dtype.name for tensor in found.tensors.values()}))
-    size = bytes_text(sum(tensor.bytes_stored for tensor in found.tensors.values()))
+    size, dtypes = _held(found)
     count = len(found.tensors)
     shards = f" ({len(found.shards)} shards)" if len(found.shards) > 1 else ""
     tensors = f"{count:,} tensor{'' if count == 1 else 's'}"
     return f"{tensors}, {dtypes}, {size} in {_place(operand)}{shards}{_against(operand)}"
+
+
+def file_row(recipe: Recipe) -> tuple[str, str, str]:
+    """Return the size of one checkpoint, its dtypes, and where it is."""
+    operand = _operand(recipe)
+    if operand is None:
+        return "", "", _NOTHING
+    if operand.checkpoint is None:
+        return "", "", "declared without a file"
+    return *_held(operand.checkpoint), _place(operand)
+
+
+def _held(found: Checkpoint) -> tuple[str, str]:
+    """Return the size of a checkpoint, and the dtypes of its tensors."""
+    tensors = found.tensors.values()
+    dtypes = listed(sorted({tensor.dtype.name for tensor in tensors}))
+    return bytes_text(sum(tensor.bytes_stored for tensor in tensors)), dtypes
 
 
 def place(recipe: Recipe) -> str:

@@ -6,6 +6,7 @@ and an error in it points into the line as the user sees it.
 
 import difflib
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from taskalg.workbench.pieces import split
 
 _WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|[^\s"'])+""")
 _LAST_NUMBER = re.compile(r"(?:^|[^-+*/,(\[:=\s])\s+([0-9]{1,9})\s*$")
+_WIDE = 60  # columns of a usage in a message; :help shows all of it
 _QUOTED = re.compile(r""""([^"]*)"|'([^']*)'""")
 
 
@@ -149,7 +151,8 @@ class Line:
 
     def wrong(self, message: str, *, note: str | None = None) -> UsageError:
         """Return an error that says how the command is written."""
-        return UsageError(message, note=note, help=f"write {self.usage}")
+        usage = textwrap.shorten(self.usage, _WIDE, placeholder=" ...")
+        return UsageError(message, note=note, help=f"write {usage}")
 
     def _take(self, index: int, what: str) -> tuple[str, "Line"]:
         if not self.words:

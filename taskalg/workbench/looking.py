@@ -6,7 +6,7 @@ from taskalg.listing import columns
 from taskalg.recipe import Recipe
 from taskalg.workbench.answer import Answer
 from taskalg.workbench.definitions import definition_text
-from taskalg.workbench.describing import file_text, value_text
+from taskalg.workbench.describing import file_row, value_text
 from taskalg.workbench.line import Line
 from taskalg.workbench.stating import bind
 from taskalg.workbench.workspace import Workspace
@@ -18,7 +18,7 @@ def models(workspace: Workspace, line: Line) -> Answer:
     found = workspace.checkpoints()
     if not found:
         return Answer("no checkpoint is bound; :load base PATH binds one")
-    return Answer("\n".join(columns([(name, *_file(one)) for name, one in found.items()])))
+    return Answer("\n".join(columns([(name, *_row(one)) for name, one in found.items()])))
 
 
 def let(workspace: Workspace, line: Line) -> Answer:
@@ -36,6 +36,17 @@ def let(workspace: Workspace, line: Line) -> Answer:
             left = f"{one.name} = " if isinstance(one, Binding) else ""
             lines.append(f"{left}{definition_text(one)}")
     return Answer(printable_lines(lines) or "nothing is bound but checkpoints; :models lists them")
+
+
+def forget(workspace: Workspace, line: Line) -> Answer:
+    """Unbind a name that nothing depends on."""
+    name, line = line.first("name")
+    _check_end(line)
+    before = workspace.definitions
+    if workspace.last is not None and name in before.needed(workspace.last).bound:
+        workspace.last = None
+    workspace.definitions = before.without(name)
+    return Answer(f"{name} is forgotten")
 
 
 def explain(workspace: Workspace, line: Line) -> Answer:
@@ -84,11 +95,11 @@ def _numbered(number: int, text: str) -> str:
     return printable_lines(text.split("\n")).replace("\n", f"\n{'':<6}").join([f"{label:<6}", ""])
 
 
-def _file(recipe: Recipe) -> tuple[str, str]:
+def _row(recipe: Recipe) -> tuple[str, ...]:
     try:
-        return str(recipe.kind), file_text(recipe)
+        return (str(recipe.kind), *file_row(recipe))
     except TaskalgError as error:
-        return "?", printable(error.message)
+        return "?", "", "", printable(error.message)
 
 
 def _check_end(line: Line) -> None:

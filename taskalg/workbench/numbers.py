@@ -19,13 +19,4 @@ def number(workspace: Workspace, recipe: Recipe) -> Answer:
     with workspace.working() as showing:
         found = workspace.answers.number(recipe, showing)
     told = f"   ({found.told})" if found.told else ""
-    return Answer(f"{number_text(found.value)}{told}", found.value)
-
-
-def number_text(value: float) -> str:
-    """Print a measured number: six digits.
-
-    >>> number_text(0.0312345678), number_text(-0.0)
-    ('0.0312346', '0')
-    """
-    return f"{value + 0.0:.6g}"
+    return Answer(f"{found.value + 0.0:.6g}{told}", found.value)  # never -0

@@ -16,6 +16,8 @@ from taskalg.workbench.stating import bind, loaded, show
 from taskalg.workbench.words import in_session
 from taskalg.workbench.workspace import Working, Workspace, unseen
 
+_MEANT = ("help", "exit", "quit")  # commands, also without their colon
+
 
 class Session:
     """Inputs and their answers, over names that stay.
@@ -78,6 +80,9 @@ class Session:
                 return run_command(workspace, source)
             return self._answer(source)
         except TaskalgError as error:
+            word = text.strip().removesuffix("()")
+            if isinstance(error, UnknownNameError) and word in _MEANT:
+                return run_command(workspace, Source(source.name, f":{word}"))
             error.help = _help(error, text)
             return Answer.of_error(error)
 
@@ -120,7 +125,6 @@ class Session:
 def _help(error: TaskalgError, text: str) -> str | None:
     """Return the one thing to type that would help, in a session's words."""
     first = text.split(maxsplit=1)[0] if text.strip() else ""
-    name = "quit" if first == "exit" else first
-    if isinstance(error, UnknownNameError) and any(name == one.name for one in COMMANDS):
-        return f"commands start with a colon: :{name}"
+    if isinstance(error, UnknownNameError) and any(first == one.name for one in COMMANDS):
+        return f"commands start with a colon: :{first}"
     return None if error.help is None else in_session(error.help)

@@ -10,6 +10,7 @@ from taskalg.workbench.answer import Answer
 from taskalg.workbench.definitions import Definitions, Statement, definition_text
 from taskalg.workbench.describing import checkpoint_name, described, place
 from taskalg.workbench.numbers import number
+from taskalg.workbench.words import in_session
 from taskalg.workbench.workspace import Workspace, name_node
 
 
@@ -47,14 +48,17 @@ def show(workspace: Workspace, expression: Node) -> Answer:
 
 def loaded(workspace: Workspace, names: Sequence[str]) -> Answer:
     """Open the headers of what was bound, and say which cannot be opened."""
-    checkpoints = [one for name, one in workspace.checkpoints().items() if name in names]
-    lines = [f"{listed(list(dict.fromkeys(names)))} loaded (headers only)"] if names else []
-    for recipe in checkpoints:
+    wrong: dict[str, str] = {}
+    for name, recipe in workspace.checkpoints().items():
         try:
-            recipe.resolved  # noqa: B018 - opens it
+            if name in names:
+                recipe.resolved  # noqa: B018 - opens it
         except TaskalgError as error:
-            lines.append(str(error))
-    return Answer("\n".join(lines), tuple(names))
+            error.help = None if error.help is None else in_session(error.help)
+            wrong[name] = str(error)
+    right = [name for name in dict.fromkeys(names) if name not in wrong]
+    lines = [f"{listed(right)} loaded (headers only)"] if right else []
+    return Answer("\n".join([*lines, *wrong.values()]), tuple(names))
 
 
 def _one(workspace: Workspace, new: Statement, was: str | None, before: Definitions) -> Answer:

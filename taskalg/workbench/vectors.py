@@ -4,30 +4,33 @@ Everything is measured once: what is asked next of the same files is answered wi
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from taskalg.algebra.kinds import Kind
-from taskalg.errors import TaskalgError, printable
+from taskalg.errors import TaskalgError, printable, quoted
 from taskalg.language.nodes import Argument, Call, Node
 from taskalg.language.printer import print_node
 from taskalg.recipe import Recipe
 from taskalg.workbench.answer import Answer
 from taskalg.workbench.line import Line
 from taskalg.workbench.looking import asked
-from taskalg.workbench.numbers import number, number_text
+from taskalg.workbench.numbers import number
 from taskalg.workbench.workspace import Workspace
 
 if TYPE_CHECKING:
     from taskalg.measuring.geometry import Geometry
     from taskalg.measuring.parts import Part
 
-_MOST = 10  # rows of a ranking, when no other number is given
+_MOST, _CHANGES = 10, 20  # rows of a ranking, when no other number is given
 PICTURES = ("cosines", "norms", "sweep")
 
 
 def norm(workspace: Workspace, line: Line) -> Answer:
     """Measure how long a vector is."""
-    return number(workspace, workspace.recipe(_call("norm", asked(workspace, line))))
+    call = _call("norm", asked(workspace, line))
+    answer = number(workspace, workspace.recipe(call))
+    return replace(answer, text=f"{print_node(call)} = {answer.text}") if line.is_empty else answer
 
 
 def cos(workspace: Workspace, line: Line) -> Answer:
@@ -43,17 +46,28 @@ def top(workspace: Workspace, line: Line) -> Answer:
     """List the layers and the tensors in which a vector is longest."""
     count, line = line.last_number(_MOST)
     expression = asked(workspace, line)
-    return _ranking(workspace, workspace.recipe(expression), print_node(expression), count)
+    name = print_node(expression)
+    found = _measured(workspace, {name: workspace.recipe(expression)})
+    blocks = [_largest(level, found.by(level), found.whole, count) for level in ("layer", "tensor")]
+    return Answer("\n\n".join([printable(name), *blocks]), found)
 
 
 def diff(workspace: Workspace, line: Line) -> Answer:
-    """List the layers and the tensors in which two differ most."""
-    count, line = line.last_number(_MOST)
+    """Rank what differs most between two, as `taskalg diff` does."""
+    from taskalg.measuring.changes import changes
+    from taskalg.measuring.parts import LEVELS
+
+    level, line = line.value("--by")
+    if level is not None and level not in LEVELS:
+        raise line.wrong(f"models are not divided by {quoted(level)}")
+    count, line = line.last_number(_CHANGES)
     expressions = line.expressions()
     if len(expressions) != 2:
         raise line.wrong("two are compared", note=f"found {len(expressions)}")
     first, second = (workspace.recipe(one) for one in expressions)
-    return _ranking(workspace, second - first, "difference", count)
+    with workspace.working() as showing:
+        found = changes(first, second, by=level or "tensor", progress=showing)
+    return Answer(found.text(count), found)
 
 
 def plot(workspace: Workspace, line: Line) -> Answer:
@@ -107,24 +121,22 @@ def _measured(workspace: Workspace, vectors: Mapping[str, Recipe]) -> "Geometry"
         return geometry(vectors, progress=showing)
 
 
-def _ranking(workspace: Workspace, recipe: Recipe, name: str, count: int) -> Answer:
-    found = _measured(workspace, {name: recipe})
-    whole = float(found.norms[0])
-    blocks = [_largest(level, found.by(level), whole, count) for level in ("layer", "tensor")]
-    return Answer("\n\n".join([f"norm   {number_text(whole)}", *blocks]), found)
-
-
-def _largest(level: str, parts: Sequence["Part"], whole: float, count: int) -> str:
+def _largest(level: str, parts: Sequence["Part"], whole: "Part", count: int) -> str:
     """List the parts that are longest, and their shares of the square."""
-    norms = [(float(part.norms[0]), printable(part.name)) for part in parts]
-    norms.sort(key=lambda one: -one[0])
-    width = max([len(level), *(len(name) for _, name in norms[:count])])
-    lines = [f"{level:<{width}}         norm     share"]
-    for length, name in norms[:count]:
-        share = (length / whole) ** 2 if whole else 0.0
-        lines.append(f"{name:<{width}}   {number_text(length):>10}   {100 * share:5.1f} %")
-    more = len(norms) - count
-    return "\n".join([*lines, *([f"and {more:,} more"] if more > 0 else [])])
+    from taskalg.measuring.tables import aligned, number_text, percent_text
+
+    def row(name: str, part: "Part") -> tuple[str, str, str]:
+        length, all_of_it = float(part.norms[0]), float(whole.norms[0])
+        share = percent_text((length / all_of_it) ** 2) if all_of_it else "-"
+        return printable(name), number_text(length), share
+
+    ranked = sorted(parts, key=lambda part: -float(part.norms[0]))
+    rows = [row(part.name, part) for part in ranked[:count]]
+    lines = aligned([(level, "norm", "share"), *rows, ("all", *row("", whole)[1:])])
+    more = len(parts) - count
+    if more > 0:
+        lines.insert(-1, f"and {more:,} more")
+    return "\n".join(lines)
 
 
 def _call(function: str, *arguments: Node) -> Node:
