@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.operators import FUNCTIONS
 from taskalg.algebra.weighted_sum import Sort, WeightedSum
+from taskalg.arguments import recipe_in
 from taskalg.checkpoints.base import Opening
 from taskalg.compiler import (
     Bindings,
@@ -144,7 +145,7 @@ def _mention(
     opening: Opening,
 ) -> Recipe:
     called = checked_name(name if name is not None else default_name(path))
-    against = None if base is None else base.value
+    against = None if base is None else recipe_in(base, "a base").value
     if isinstance(against, Coefficient):
         raise UsageError("a base is a checkpoint, not a scalar")
     reference = mention(path, sort, called, base=against, strip_prefix=strip_prefix)

@@ -54,6 +54,11 @@ class Arithmetic(ABC):
         selector = selector_of(items if isinstance(items, tuple) else (items,))
         return self.combine(lambda a, _: multiply(selected(selector), a), 0)
 
+    def _has_no_order(self, other: object) -> bool:
+        raise TypeError("recipes have no order; of a scalar compare float(scalar), its number")
+
+    __lt__ = __le__ = __gt__ = __ge__ = _has_no_order
+
     @classmethod
     def __torch_function__(
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -8,6 +8,7 @@ from taskalg import files
 from taskalg.adapters.export import export
 from taskalg.adapters.maker import Form
 from taskalg.adapters.report import AdapterReport
+from taskalg.algebra.coefficient import Coefficient
 from taskalg.binding import bound, freed
 from taskalg.dtypes import floating_dtype
 from taskalg.engines.registry import check_engine
@@ -84,6 +85,11 @@ class Recipe(InMemory):
         )
         size = parse_size(shard_size) if isinstance(shard_size, str) else shard_size
         return Explanation(plan, files.at_home(out or "model"), size, threads)
+
+    def __format__(self, spec: str) -> str:
+        """Write a scalar as a number if it is said how: `f"{taskalg.norm(x):.3f}"` measures."""
+        is_number = spec and isinstance(self.value, Coefficient)
+        return format(float(self), spec) if is_number else super().__format__(spec)
 
     def _repr_html_(self) -> str:
         return recipe_html(self)

@@ -29,7 +29,7 @@ FLOORS = (
     ("output", "scalars", "selection"),
     ("arithmetic", "compiler", "planning"),
     ("expression",),
-    ("binding", "coefficients", "planned", "recipe_html", "recipe_text", "remarks"),
+    ("arguments", "binding", "coefficients", "planned", "recipe_html", "recipe_text", "remarks"),
     ("running",),
     ("measuring",),
     ("adapters", "console", "explain"),

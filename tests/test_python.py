@@ -125,6 +125,13 @@ MISUSES: list[tuple[Callable[[Recipe], Any], type[Exception]]] = [
     (lambda x: taskalg.lerp(x, x, x), KindError),
     (lambda x: x * 10**1300, TaskalgError),
     (lambda x: taskalg.task("none.safetensors", taskalg.ramp(0, 1)), UsageError),
+    (lambda x: taskalg.task("none.safetensors", "base.safetensors"), UsageError),  # type: ignore[arg-type]
+    (lambda x: taskalg.sweep("2*x", {"s": "0:1:1"}, len), UsageError),  # type: ignore[arg-type]
+    (lambda x: taskalg.sweep(x, "s=0:1:1", len), UsageError),  # type: ignore[arg-type]
+    (lambda x: taskalg.sweep(x, {"s": "0:1:1"}, 3), UsageError),  # type: ignore[arg-type]
+    (lambda x: taskalg.sweep(x, {"s": "0:1:1"}, len, model="path"), UsageError),
+    (lambda x: taskalg.norm(x) > 3, TypeError),
+    (lambda x: f"{x:.3f}", TypeError),
 ]
 
 
@@ -134,6 +141,14 @@ def test_misuse_is_told_as_what_it_is(
 ) -> None:
     with pytest.raises(kind):
         misuse(base)
+
+
+def test_a_scalar_is_a_number_where_it_has_to_be_one(base: Recipe) -> None:
+    norm = taskalg.norm(base)
+    assert f"{norm:.3f}" == f"{float(norm):.3f}"
+    assert f"{norm} {base}" == "norm(base) base"
+    with pytest.raises(TypeError, match=r"compare float\(scalar\)"):
+        _ = norm >= 3
 
 
 # ---- Numbers

@@ -793,6 +793,8 @@ def test_a_sweep_prints_a_table_and_the_choice() -> None:
         "\n"
         "chosen: s = 0, t = 0, the smallest lost with kept > 0.6 and t <= 0"
     )
+    assert repr(example()) == str(example())
+    assert repr(example().points[1]) == "Point(s = 0, t = 1: kept 0.9, lost 0.1)"
 
 
 def test_a_sweep_is_json_and_records() -> None:

@@ -4,7 +4,7 @@ One pass over the files measures the vectors and the atoms of their checkpoints 
 is asked after that follows from products that are in memory, or on disk from an earlier time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any
 
 from taskalg.algebra.coefficient import Coefficient, Number
 from taskalg.algebra.weighted_sum import Value, WeightedSum, references
+from taskalg.arguments import recipe_in, wrong
 from taskalg.compiler import Bindings, compile_text
 from taskalg.errors import KindError, Source, UsageError
 from taskalg.expression import Expression
@@ -92,7 +93,10 @@ class Geometry:
         return self._measure("cos", x, y)
 
     def _measure(self, function: str, *operands: Expression | str) -> float:
-        values = [self.meaning(x) if isinstance(x, str) else x for x in operands]
+        values = [
+            self.meaning(x) if isinstance(x, str) else recipe_in(x, "what is measured")
+            for x in operands
+        ]
         return measure(self.frame, function, values)
 
     def to_json(self, by: str | None = None) -> dict[str, Any]:
@@ -101,6 +105,8 @@ class Geometry:
 
     def __str__(self) -> str:
         return geometry_text(self)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return geometry_html(self)
@@ -127,14 +133,14 @@ def geometry(
         progress: called with a `Progress` about ten times a second; cancels by raising.
 
     Raises:
-        UsageError: there is no vector, or two have one name.
+        UsageError: there is no vector, two have one name, or one is no recipe.
         KindError: one of them is a scalar.
         MismatchError: the checkpoints do not fit.
         CheckpointError: a file cannot be read.
 
     Memory: 128 MB of buffers at most, and `24 * n * n` bytes for each tensor and n checkpoints.
     """
-    by_name = vectors if isinstance(vectors, Mapping) else _named(vectors)
+    by_name = _named(vectors)
     if not by_name:
         raise UsageError("there are no vectors to measure", help="name one: --task math=PATH")
     settings = Settings(threads=threads, progress=progress)
@@ -157,9 +163,14 @@ def geometry(
     )
 
 
-def _named(vectors: Sequence[Expression]) -> dict[str, Expression]:
-    named = {str(vector): vector for vector in vectors}
-    if len(named) < len(vectors):
+def _named(vectors: object) -> dict[str, Expression]:
+    if isinstance(vectors, str) or not isinstance(vectors, Iterable):
+        raise wrong("vectors are recipes in a list, or by name", vectors, "write geometry([x, y])")
+    if isinstance(vectors, Mapping):
+        return {name: recipe_in(vector, "a vector") for name, vector in vectors.items()}
+    found = [recipe_in(vector, "a vector") for vector in vectors]
+    named = {str(vector): vector for vector in found}
+    if len(named) < len(found):
         raise UsageError("a vector is given twice", help="give them names: {name: vector}")
     return named
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taskalg.algebra.selectors import layer_of
-from taskalg.errors import UsageError, listed
+from taskalg.errors import UsageError, listed, printable
 from taskalg.measuring.adding import Counts, Matrix, Products, added
 
 LEVELS = ("layer", "module", "tensor")
@@ -40,6 +40,11 @@ class Part:
     def agreement(self) -> Matrix:
         """Share of the elements where neither is zero in which signs agree, `(n, n)`."""
         return self.agreeing / np.where(self.both == 0, np.nan, self.both)
+
+    def __repr__(self) -> str:
+        norms = ", ".join(f"{norm:.4g}" for norm in self.norms.tolist())
+        where = printable(self.name) or "all"
+        return f"Part({where}: {self.elements:,} elements, norms {norms})"
 
 
 def grouped(tensors: Sequence[str], level: str) -> Mapping[str, Sequence[int]]:

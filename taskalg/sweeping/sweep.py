@@ -10,10 +10,12 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from fractions import Fraction
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from taskalg import files
+from taskalg.arguments import recipe_in, wrong
 from taskalg.binding import freed, new_scalars
 from taskalg.errors import ExpressionError, TaskalgError, UsageError
 from taskalg.recipe import AnyPath, Recipe
@@ -92,6 +94,7 @@ def sweep(
 
     Memory: all operands for a function that may hold them; else as `Recipe.save`.
     """
+    _check_arguments(recipe, grid, score, model)
     if isinstance(score, str) and model is not None:
         raise UsageError("a command scores a folder, not a model", help="give a function")
     if model is not None and options is not None and options.get("dtype") is not None:
@@ -113,6 +116,16 @@ def sweep(
     with nullcontext() if path is None else scratch_folder(path):
         results = Results(path, run.names, digest, restart=restart)
         return run.scored(InMemory(recipe, score, model, chosen, hold=hold), results)
+
+
+def _check_arguments(recipe: object, grid: object, score: object, model: object) -> None:
+    recipe_in(recipe, "what is swept")
+    if not isinstance(grid, Mapping):
+        raise wrong("a grid has values by name", grid, 'write {"λ": "0:1:0.05"}')
+    if not (callable(score) or isinstance(score, str)):
+        raise wrong("a score is a function or a command", score, "give a function of the model")
+    if isinstance(model, str | PathLike):
+        raise wrong("a model is a module or a state dict", model, "load it first")
 
 
 def _place(path: AnyPath | None) -> Path | None:

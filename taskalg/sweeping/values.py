@@ -26,6 +26,10 @@ class Point:
     def __str__(self) -> str:
         return ", ".join(f"{name} = {decimal_text(value)}" for name, value in self.values.items())
 
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{key} {score_text(score)}" for key, score in self.scores.items())
+        return printable(f"Point({self}: {scores})")
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -57,6 +61,8 @@ class Sweep:
         header = [*map(printable, (*self.names, *self.keys)), ""]
         said = self.choice
         return "\n".join([*_aligned([header, *self._table()]), *(["", said] if said else [])])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = [[Cell(text, CHOSEN if row[-1] else "") for text in row] for row in self._table()]
