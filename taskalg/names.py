@@ -1,5 +1,6 @@
 """Names that the command line binds: the options that every command with an expression has."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -7,15 +8,17 @@ from typing import Any, TypeVar
 
 import click
 
-from taskalg import api
+from taskalg import api, files
 from taskalg.algebra.coefficient import Coefficient
 from taskalg.algebra.rationals import decimal_text
 from taskalg.checkpoints.base import Opening
-from taskalg.compiler import Bindings, bind, read_recipe, scalar
-from taskalg.errors import Source, UsageError
+from taskalg.compiler import Bindings, bind, default_name, read_recipe, scalar
+from taskalg.errors import ExpressionError, Source, UsageError, printable
 from taskalg.recipe import Recipe
 from taskalg.sweeping.grid import read_grid, split_setting
 
+RECIPE = ".ta"  # what recipes' names end in
+_OPERATORS = ("+", "-", "*", "/")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -40,12 +43,36 @@ class Names:
     opening: Opening  # what is allowed when checkpoints are opened
 
     def recipe(self, expression: str | None, *, free: bool = False) -> Recipe:
-        """Compile an expression, the recipe file, or the expression in the file's names."""
+        """Compile an expression, the recipe file, or the expression in the file's names.
+
+        Raises:
+            TaskalgError: as `api.build` does. An expression that is a path, or a part of one that
+                lacks its quotes, is told as that.
+        """
         source = None
         if expression is not None:
             source = Source("<expr>", expression.removeprefix("\ufeff"))
         file = None if self.file is None else read_recipe(self.file)
-        return api.build(source, file, self.bindings, opening=self.opening, free=free)
+        try:
+            return api.build(source, file, self.bindings, opening=self.opening, free=free)
+        except ExpressionError as error:
+            if error.span is not None and error.span.source is source:
+                error.help = _meant(source.text) or error.help
+            raise
+
+
+def _meant(text: str) -> str | None:
+    """Return what to type for a text that is no expression; None when nobody can know."""
+    if text in _OPERATORS:
+        return f'put each expression in quotes: "x {text} y"'
+    if text.endswith(","):
+        return "leave out the comma: a space is between expressions"
+    if not (text and files.exists(text)):
+        return None
+    path = printable(shlex.quote(text))
+    if text.endswith(RECIPE):
+        return f"write -f {path}"
+    return f"give it a name: --model {default_name(text)}={path}"
 
 
 allow_pickle = click.option(
@@ -124,7 +151,7 @@ def _named(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         base = _one(bases)
         values = dict(_scalar(*pair) for pair in _pairs("--set", scalars))
-        bound = bind(base, dict(_pairs("--task", tasks)), dict(_pairs("--model", models)), values)
+        bound = bind(base, dict(_paths("--task", tasks)), dict(_paths("--model", models)), values)
         nothing_bound = not (file or base or tasks or models)
         opening = Opening(allow_pickle=allow_pickle)
         command(names=Names(file, bound, nothing_bound, opening), **rest)
@@ -144,7 +171,7 @@ def locations(command: Callable[..., None]) -> Callable[..., None]:
         allow_pickle: bool,
         **rest: Any,
     ) -> None:
-        found = {"tasks": dict(_pairs("--task", tasks)), "models": dict(_pairs("--model", models))}
+        found = {"tasks": dict(_paths("--task", tasks)), "models": dict(_paths("--model", models))}
         for option, paths in found.items():
             for name in (name for name, path in paths.items() if path is None):
                 raise UsageError(f"--{option[:-1]} {name} has no path", help=f"write {name}=PATH")
@@ -164,6 +191,17 @@ def _scalar(name: str, value: str | None) -> tuple[str, Coefficient]:
     if value is None:
         raise UsageError(f"--set {name} has no value", help=f"write --set {name}=0.4")
     return name, scalar(value, name)
+
+
+def _paths(option: str, texts: tuple[str, ...]) -> list[tuple[str, str | None]]:
+    """Read `NAME=PATH`, and `NAME` alone; a path alone lacks its name."""
+    for text in texts:
+        if "=" not in text and not text.isidentifier():
+            path = printable(shlex.quote(text))
+            raise UsageError(
+                f"{option} {path} has no name", help=f"write {option} {default_name(text)}={path}"
+            )
+    return _pairs(option, texts)
 
 
 def _pairs(option: str, texts: tuple[str, ...]) -> list[tuple[str, str | None]]:

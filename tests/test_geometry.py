@@ -412,6 +412,25 @@ def test_scalars_and_nothing_are_no_vectors(zoo: Path) -> None:
         ta.geometry([x, x])
 
 
+@pytest.mark.parametrize("vectors", ["path", Path("path"), None, 3, ["path"], {"x": 3}, "recipe"])
+def test_what_is_no_recipe_is_no_vector(zoo: Path, vectors: Any) -> None:
+    given: Any = recipes(zoo)["x"] if vectors == "recipe" else vectors
+    with pytest.raises(ta.UsageError, match=r"recipes? in a list|is a recipe") as told:
+        ta.geometry(given)
+    assert told.value.note is not None and told.value.help is not None
+    with pytest.raises(ta.UsageError, match="found int"):
+        ta.geometry(recipes(zoo)).norm(3)  # type: ignore[arg-type]
+
+
+def test_what_was_measured_is_readable_at_the_prompt(small: Path) -> None:
+    base = ta.checkpoint("base.safetensors", name="base")
+    tasks = {name: ta.task(f"{name}.safetensors", base, name=name) for name in "xy"}
+    found = ta.geometry(tasks)
+    assert repr(found) == str(found) == GOLDEN.rstrip("\n")
+    assert repr(found.by("layer")[0]) == "Part(layers.0: 4 elements, norms 5, 5.099)"
+    assert repr(found.whole) == "Part(all: 10 elements, norms 11.18, 11.4)"
+
+
 def test_a_vector_may_hold_measured_scalars(zoo: Path) -> None:
     bound = recipes(zoo)
     x, y = bound["x"], bound["y"]
@@ -598,7 +617,7 @@ def test_geometry_prints_norms_cosines_and_signs(small: Path) -> None:
     assert result.stderr.startswith("read 120 B · ")
     again = run("geometry", *BOUND)
     assert again.stdout == GOLDEN
-    assert again.stderr.startswith("measured before, read then 120 B · ")
+    assert again.stderr == "from the cache; no data read\n"
     assert run("geometry", *BOUND, "--no-cache", "--quiet").stderr == ""
 
 
@@ -659,8 +678,52 @@ all        11.40   219.43 %   100.00 %            60.00 %
 def test_diff_prints_a_table(small: Path) -> None:
     args = ("diff", "base", "base + y", *BOUND, "--by", "layer", "--top", "2", "--quiet")
     assert run(*args).stdout == DIFF
-    same = run("diff", "x.safetensors", "x.safetensors", "--quiet").stdout
-    assert same.endswith("3 of 3 tensors are unchanged\n")
+
+
+NOTHING_CHANGED = """\
+tensor       norm   relative   share   elements changed
+embed.w         0     0.00 %       -             0.00 %
+layers.0.w      0     0.00 %       -             0.00 %
+layers.1.w      0     0.00 %       -             0.00 %
+all             0     0.00 %       -             0.00 %
+
+3 of 3 tensors are unchanged
+"""
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [["x.safetensors", "x.safetensors"], ["base", "base", *BOUND], ["base", "base + 0*y", *BOUND]],
+    ids=["paths", "names", "zero"],
+)
+def test_what_is_compared_with_itself_has_not_changed(small: Path, pair: list[str]) -> None:
+    assert run("diff", *pair, "--quiet").stdout == NOTHING_CHANGED
+
+
+def test_diff_says_that_integers_are_not_compared(small: Path) -> None:
+    for name, number in (("a", 1), ("b", 2)):
+        save_file({"n": torch.tensor([number])}, f"{name}.safetensors")
+    told = run("diff", "a.safetensors", "b.safetensors", "--quiet").stdout
+    assert told.endswith("\n0 of 0 tensors are unchanged\n1 of integers, not compared\n")
+    assert "of integers" not in run("diff", "x.safetensors", "y.safetensors").stdout
+
+
+def test_a_model_is_not_compared_with_a_task_vector(small: Path) -> None:
+    for pair in (["base", "x"], ["x", "base"]):
+        told = run("diff", *pair, *BOUND, code=2).stderr
+        assert told.startswith("base is a model, x a task vector: they cannot be compared\n")
+        assert told.endswith('help: compare base with "base + x"\n')
+    run("diff", "x", "y", *BOUND)
+    note = "note: base is a model, x and y are task vectors\n"
+    assert run("geometry", "base", "x", "y", *BOUND).stderr.endswith(note)
+    assert "note" not in run("geometry", "x", "y", *BOUND).stderr
+    assert "note" not in run("geometry", "base", "base + x", *BOUND).stderr
+
+
+def test_a_picture_says_where_it_is(small: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert run("geometry", *BOUND, "--plot", "c.svg").stderr.startswith("wrote c.svg\n")
+    assert run("geometry", *BOUND, "--plot", "c.svg", "--quiet").stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -671,10 +734,17 @@ def test_diff_prints_a_table(small: Path) -> None:
         (["geometry", *BOUND, "--by", "block"], 2, "block"),
         (["diff", "missing", "x.safetensors"], 4, "missing"),
         (["diff", "x.safetensors"], 2, "SECOND"),
+        (["geometry", "x.safetensors"], 2, "help: give it a name: --model x=x.safetensors\n"),
+        (["geometry", "zoo.ta"], 2, "help: write -f zoo.ta\n"),
+        (["diff", "zoo.ta", "x.safetensors"], 2, "help: write -f zoo.ta\n"),
+        (["merge", "zoo.ta", "-o", "out"], 2, "help: write -f zoo.ta\n"),
+        (["geometry", "x,", "y", *BOUND], 2, "a space is between expressions"),
+        (["geometry", "x", "-", "y", *BOUND], 2, 'put each expression in quotes: "x - y"'),
+        (["geometry", "--task", "a/x.safetensors"], 2, "help: write --task x=a/x.safetensors\n"),
     ],
-    ids=["nothing", "unknown", "level", "missing", "one"],
 )
 def test_mistakes_are_told(small: Path, args: list[str], code: int, words: str) -> None:
+    Path("zoo.ta").write_text("2*base\n", encoding="utf-8")
     assert words in run(*args, code=code).stderr
 
 

@@ -84,6 +84,7 @@ def test_a_sweep_scores_chooses_and_keeps(folder: Path) -> None:
     )
     told = result.stderr.splitlines()
     assert told[2] == "3/5  λ = 0.5: control 0.975, toxic 0.5"
+    assert told[5] == "scores in sweep.csv"
     assert told[-1] == (
         "again: taskalg merge 'base - λ*toxic' --base base --task toxic=toxic --set 'λ=0.5' -o best"
     )
@@ -102,7 +103,9 @@ def test_what_is_kept_is_merged_from_the_file_alone_with_merge_s_options(folder:
     seen(folder)
     result = run("sweep", *SWEEP, *KEEPS, *more, "--keep-best", "best")
     assert seen(folder) == []
-    assert result.stderr.startswith("5 of 5 points are scored already\nwrote best")
+    assert result.stderr.startswith(
+        "5 of 5 points are scored already\nscores in sweep.csv\nwrote best"
+    )
     command = result.stderr.splitlines()[-1].removeprefix("again: taskalg ")
     assert "--dtype bf16 --allow-partial --hash" in command
     run(*shlex.split(command.replace("-o best", "-o merged")))
@@ -121,7 +124,9 @@ def test_what_a_command_leaves_behind_is_stopped_and_not_waited_for(folder: Path
     )
     leave = python("exec(open('leave.py').read())")
     result = run("sweep", TEXT, *FILES, "--set", "λ=0,1", *leave)
-    assert result.stderr.endswith("2/2  λ = 1: score 1\n")  # and not 7, a minute later
+    assert result.stderr.endswith(
+        "2/2  λ = 1: score 1\nscores in sweep.csv\n"
+    )  # and not 7, a minute later
     for number in (folder / "left").read_text("utf-8").split():
         assert not is_running(int(number))
 
@@ -139,7 +144,8 @@ def is_running(number: int) -> bool:
 def test_only_the_end_of_what_a_command_prints_is_read(folder: Path) -> None:
     loud = "import sys; print('x' * 3_000_000); print(2); print('y' * 3_000_000, file=sys.stderr)"
     result = run("sweep", TEXT, *FILES, "--set", "λ=0,1", *python(loud))
-    assert result.stderr.splitlines() == ["1/2  λ = 0: score 2", "2/2  λ = 1: score 2"]
+    points = ["1/2  λ = 0: score 2", "2/2  λ = 1: score 2"]
+    assert result.stderr.splitlines() == [*points, "scores in sweep.csv"]
 
 
 def test_a_value_has_its_place_however_its_name_is_typed(folder: Path) -> None:
@@ -385,7 +391,8 @@ def test_what_a_command_says_is_shown_when_asked(
 
 def test_scores_are_drawn(folder: Path) -> None:
     pytest.importorskip("matplotlib")
-    run("sweep", *SWEEP, *KEEPS, "--plot", "sweep.png")
+    told = run("sweep", *SWEEP, *KEEPS, "--plot", "sweep.png").stderr
+    assert told.endswith("\nwrote sweep.png\n")
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,21 +1,23 @@
 """Commands that measure vectors: arguments in, tables or JSON out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from taskalg.algebra.kinds import Kind
 from taskalg.algebra.weighted_sum import Value, WeightedSum
 from taskalg.api import checkpoint
 from taskalg.cli.options import json_option, print_json
 from taskalg.console import ExpressionCommand, progress_bar
-from taskalg.errors import UsageError
+from taskalg.errors import UsageError, listed, printable
 from taskalg.measuring.changes import changes
 from taskalg.measuring.geometry import Geometry
 from taskalg.measuring.geometry import geometry as measure
 from taskalg.measuring.parts import LEVELS
 from taskalg.measuring.tables import nan_notes, parts_text
-from taskalg.names import Names, bindings, together
+from taskalg.names import RECIPE, Names, bindings, together
 from taskalg.recipe import Recipe
 from taskalg.units import bytes_text
 
@@ -65,8 +67,12 @@ def geometry(
         print_json(found.to_json(by))
         return
     click.echo(str(found) if by is None else f"{found}\n\n{parts_text(found, by)}")
-    if not quiet:
-        _tell(found)
+    if quiet:
+        return
+    if plot is not None:
+        click.echo(f"wrote {printable(plot)}", err=True)
+    _tell(found)
+    _tell_kinds(vectors)
 
 
 @click.command(cls=ExpressionCommand)
@@ -74,7 +80,9 @@ def geometry(
 @click.argument("second")
 @bindings
 @click.option("--by", type=click.Choice(LEVELS), default="tensor", help="What is ranked [tensor].")
-@click.option("--top", type=click.IntRange(1), default=_TOP, help=f"How many are listed [{_TOP}].")
+@click.option(
+    "--top", type=click.IntRange(1), default=_TOP, metavar="N", help=f"How many [{_TOP}]."
+)
 @_measuring
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress, only the table.")
@@ -95,7 +103,13 @@ def diff(
     taskalg diff llama/ llama-math/ --by layer
     taskalg diff base "base + 0.4*math" --base llama/ --task math=llama-math/
 
-    They are paths, or expressions in bound names.
+    They are paths, or expressions in bound names. For each part of the model,
+
+    \b
+    norm              is the length of the difference between the two,
+    relative          that in percent of the length of FIRST there,
+    share             the part's share in the squared length of the whole difference,
+    elements changed  the numbers that differ at all.
     """
     recipes = [_checkpoint(text, names) for text in (first, second)]
     with progress_bar(quiet or as_json) as progress:
@@ -110,11 +124,28 @@ def diff(
 
 def _tell(found: Geometry) -> None:
     """Say on stderr what it took, and what is no number."""
-    rate = bytes_text(found.bytes_read / max(found.seconds, 1e-9))
-    took = f"{bytes_text(found.bytes_read)} · {found.seconds:.1f} s · {rate}/s"
-    click.echo(f"measured before, read then {took}" if found.cached else f"read {took}", err=True)
+    click.echo("from the cache; no data read" if found.cached else _cost(found), err=True)
     for note in nan_notes(found):
         click.echo(f"note: {note}", err=True)
+
+
+def _cost(found: Geometry) -> str:
+    if not found.bytes_read:
+        return "no data read"
+    rate = bytes_text(found.bytes_read / max(found.seconds, 1e-9))
+    return f"read {bytes_text(found.bytes_read)} · {found.seconds:.1f} s · {rate}/s"
+
+
+def _tell_kinds(vectors: Mapping[str, Recipe]) -> None:
+    """Say which are models where others are task vectors: angles between the two say little."""
+    found = []
+    for kind in (Kind.MODEL, Kind.TASK_VECTOR):
+        names = [printable(name) for name, recipe in vectors.items() if recipe.kind is kind]
+        if names:
+            verb = f"is a {kind}" if len(names) == 1 else f"are {kind}s"
+            found.append(f"{listed(names)} {verb}")
+    if len(found) > 1:
+        click.echo(f"note: {', '.join(found)}", err=True)
 
 
 def _check_plot(plot: str) -> None:
@@ -163,6 +194,7 @@ def _sort(value: Value) -> str | None:
 
 def _checkpoint(text: str, names: Names) -> Recipe:
     """Take a text for a path when that is there, or nothing is bound; else for an expression."""
-    if names.nothing_bound or (text not in names.bindings.values and Path(text).exists()):
+    is_there = text not in names.bindings.values and Path(text).exists()
+    if (names.nothing_bound or is_there) and not text.endswith(RECIPE):
         return checkpoint(text, allow_pickle=names.opening.allow_pickle)
     return names.recipe(text)

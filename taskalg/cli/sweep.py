@@ -124,9 +124,10 @@ def sweep(
         kept_json = None if report is None else listing.report_json(report)
         print_json({**found.to_json(), "command": command, "kept": kept_json})
     elif not quiet:
-        _tell_end(command, report)
+        _tell_end(given["csv"], command, report)
     if plot is not None:
         _draw(found, plot)
+        click.echo("" if silent else f"wrote {printable(plot)}\n", nl=False, err=True)
     if found.chosen is None and (found.maximize or found.minimize):
         sys.exit(_NOTHING_CHOSEN)
 
@@ -152,8 +153,9 @@ def _check_outputs(
     recipe.explain(out or ".", **planned).rehearse(overwrite=kept["overwrite"])
 
 
-def _tell_end(command: str | None, report: Report | None) -> None:
-    """Say what was kept, and how to make it again."""
+def _tell_end(csv: str, command: str | None, report: Report | None) -> None:
+    """Say where the scores are, what was kept, and how to make it again."""
+    click.echo(f"scores in {printable(csv)}", err=True)
     if report is not None:
         click.echo(listing.receipt(report), err=True)
     if command is not None:

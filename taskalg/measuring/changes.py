@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from taskalg.errors import printable
+from taskalg.algebra.kinds import Kind
+from taskalg.errors import KindError, printable
 from taskalg.expression import Expression
 from taskalg.measuring.geometry import Geometry, geometry
 from taskalg.measuring.parts import Part
 from taskalg.measuring.tables import aligned, number_text
+from taskalg.planning.donor import opened
 from taskalg.running.stream import Progress
 
 
@@ -35,6 +37,7 @@ class Changes:
     whole: Change
     parts: tuple[Change, ...]  # the largest first
     measured: Geometry  # of the first checkpoint and of the difference
+    integers: int  # tensors of integers, which are not compared: a merge copies them
 
     def to_json(self, top: int | None = None) -> dict[str, Any]:
         """Return everything, or the largest changes only; what is NaN is null."""
@@ -42,6 +45,7 @@ class Changes:
             "schema": 1,
             "by": self.level,
             **_json(self.whole),
+            "integers": self.integers,
             "parts": [{"name": part.name, **_json(part)} for part in self.parts[:top]],
             "bytes_read": self.measured.bytes_read,
             "seconds": self.measured.seconds,
@@ -57,10 +61,15 @@ class Changes:
         if left:
             lines.insert(-1, f"and {left:,} more")
         same, count = self.whole.unchanged, self.whole.tensors
-        return "\n".join([*lines, "", f"{same:,} of {count:,} tensors are unchanged"])
+        lines += ["", f"{same:,} of {count:,} tensors are unchanged"]
+        if self.integers:
+            lines.append(f"{self.integers:,} of integers, not compared")
+        return "\n".join(lines)
 
     def __str__(self) -> str:
         return self.text()
+
+    __repr__ = __str__
 
 
 def changes(
@@ -85,8 +94,10 @@ def changes(
         progress: called with a `Progress` about ten times a second; cancels by raising.
 
     Raises:
+        KindError: one is a model and the other a task vector, or one is a scalar.
         TaskalgError: as for `geometry`.
     """
+    _check_kinds(first, second)
     found = geometry(
         {"first": first, "difference": second - first},
         only_shared=only_shared,
@@ -98,7 +109,24 @@ def changes(
     square = float(found.gram[1, 1])
     parts = [_change(part, square, still) for part in found.by(by)]
     ranked = sorted(parts, key=lambda part: -part.norm if part.norm == part.norm else -math.inf)
-    return Changes(by, _change(found.whole, square, still), tuple(ranked), found)
+    whole, integers = _change(found.whole, square, still), _count_integers(first)
+    return Changes(by, whole, tuple(ranked), found, integers)
+
+
+def _count_integers(expression: Expression) -> int:
+    donor, _ = expression.resolved.terms[expression.donor_index()]
+    return sum(not spec.dtype.is_floating for spec in opened(donor).tensors.values())
+
+
+def _check_kinds(*both: Expression) -> None:
+    """Refuse a model beside a task vector: between them everything changed, and nothing did."""
+    by_kind = {one.kind: one for one in both}
+    model, vector = by_kind.get(Kind.MODEL), by_kind.get(Kind.TASK_VECTOR)
+    if model is not None and vector is not None:
+        raise KindError(
+            f"{model} is a model, {vector} a task vector: they cannot be compared",
+            help=f'compare {model} with "{model} + {vector}"',
+        )
 
 
 def _change(part: Part, square: float, still: set[str]) -> Change:
