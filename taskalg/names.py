@@ -194,9 +194,9 @@ def _scalar(name: str, value: str | None) -> tuple[str, Coefficient]:
 
 
 def _paths(option: str, texts: tuple[str, ...]) -> list[tuple[str, str | None]]:
-    """Read `NAME=PATH`, and `NAME` alone; a path alone lacks its name."""
+    """Read `NAME=PATH`, and `NAME` alone; what can only be a path lacks its name."""
     for text in texts:
-        if "=" not in text and not text.isidentifier():
+        if "=" not in text and any(mark in text for mark in "./\\"):
             path = printable(shlex.quote(text))
             raise UsageError(
                 f"{option} {path} has no name", help=f"write {option} {default_name(text)}={path}"
