@@ -524,6 +524,9 @@ def test_a_help_text_fits_a_terminal_of_80_columns() -> None:
     topics = ["", *(command.name for command in COMMANDS)]
     for text in (told(session, f":help {topic}") for topic in topics):
         assert max(map(len, text.splitlines())) <= 79
+    narrow = told(Session(columns=lambda: 40), ":help").splitlines()
+    assert max(map(len, narrow)) <= 40
+    assert len(narrow) > 40  # the cells of a row below each other
 
 
 def test_what_is_typed_out_of_habit_is_understood_unless_it_is_a_name() -> None:

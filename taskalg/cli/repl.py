@@ -2,6 +2,7 @@
 
 import gc
 import io
+import shutil
 import sys
 from functools import partial
 
@@ -35,7 +36,9 @@ def repl(recipe: str | None, names: Names) -> None:
     from taskalg.workbench.terminal import converse, run_script
 
     working = partial(progress_bar, False)
-    session = Session(names.bindings, opening=names.opening, working=working)
+    session = Session(
+        names.bindings, opening=names.opening, working=working, columns=_terminal_columns
+    )
     started = session.start(recipe or names.file)
     if started.text:
         click.echo(started.text, err=True)
@@ -45,3 +48,7 @@ def repl(recipe: str | None, names: Names) -> None:
     elif sys.stdin is not None:
         text = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace")
         run_script(session, text)
+
+
+def _terminal_columns() -> int:
+    return shutil.get_terminal_size().columns

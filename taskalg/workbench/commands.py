@@ -6,8 +6,10 @@ To add a command, write a function that takes the workspace and its line, and ad
 import difflib
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 from taskalg.algebra.operators import OPERATORS
 from taskalg.errors import Source, UsageError, quoted
@@ -169,7 +171,7 @@ COMMANDS = (
         ":help [COMMAND or FUNCTION]",
         "Say how it is used; alone, list all.",
         ":help merge",
-        lambda workspace, line: _help(line),
+        lambda workspace, line: _help(line, min(workspace.columns(), _COLUMNS)),
         ("topics",),
     ),
     Command(
@@ -182,7 +184,7 @@ COMMANDS = (
 )
 _BY_NAME = {command.name: command for command in COMMANDS}
 _MEANT = {"q": "quit", "exit": "quit"}  # by what is typed out of habit
-_COLUMNS = 79  # of a help text
+_COLUMNS = 79  # of a help text at most
 _SHAPE = 29  # of these, for how a command is written
 
 
@@ -214,9 +216,9 @@ def _unknown(name: str) -> UsageError:
     return UsageError(f"there is no command {quoted(name)}", help=f"{guess}:help lists them")
 
 
-def _help(line: Line) -> Answer:
+def _help(line: Line, width: int) -> Answer:
     if line.is_empty:
-        return Answer(_overview())
+        return Answer(_overview(width))
     topic, _ = line.first("command")
     name = topic.removeprefix(":")
     found = [one for one in COMMANDS if one.name == name]
@@ -229,32 +231,41 @@ def _help(line: Line) -> Answer:
             f"there is no command and no function {quoted(topic)}", help=f"{guess}:help lists them"
         )
     texts = [
-        *(_told(one.usage, one.doc, one.more, one.example) for one in found),
-        *(_told(one.usage, one.doc, "", one.example) for one in functions),
+        *(_told(one.usage, f"{one.doc} {one.more}", one.example, width) for one in found),
+        *(_told(one.usage, one.doc, one.example, width) for one in functions),
     ]
     return Answer("\n\n".join(texts))
 
 
-def _told(usage: str, doc: str, more: str, example: str) -> str:
+def _told(usage: str, about: str, example: str, width: int) -> str:
     """Say how a command or a function is written, what it does, and an example."""
-    lines = textwrap.wrap(usage, _COLUMNS, subsequent_indent=" " * 7, break_on_hyphens=False)
-    about = f"{doc} {more}".rstrip()
-    lines += textwrap.wrap(about, _COLUMNS, initial_indent="  ", subsequent_indent="  ")
+    lines = textwrap.wrap(usage, width, subsequent_indent=" " * 7, break_on_hyphens=False)
+    lines += textwrap.wrap(about, width, initial_indent="  ", subsequent_indent="  ")
     return "\n".join([*lines, "", f"  {example}"])
 
 
-def _overview() -> str:
+def _overview(width: int) -> str:
     functions = ", ".join(one.name for one in OPERATORS if one.parameters)
     shapes = [textwrap.shorten(one.usage, _SHAPE, placeholder=" ...") for one in COMMANDS]
     rows = [(shape, one.doc) for shape, one in zip(shapes, COMMANDS, strict=True)]
-    return "\n".join([*_FIRST_STEPS, "", *columns(rows), "", f"functions: {functions}", _MORE])
+    ends = [textwrap.fill(one, width) for one in (f"functions: {functions}", _MORE)]
+    return "\n".join([*_fitting(_FIRST_STEPS, width), "", *_fitting(rows, width), "", *ends])
+
+
+def _fitting(rows: Sequence[tuple[str, ...]], width: int) -> list[str]:
+    """Align rows in columns; where they do not fit, write their cells below each other."""
+    lines = columns(rows)
+    if max(map(len, lines)) <= width:
+        return lines
+    below = partial(textwrap.wrap, width=width, initial_indent="  ", subsequent_indent="    ")
+    return [line for first, *cells in rows for line in (first, *chain(*map(below, cells)))]
 
 
 _FIRST_STEPS = (
-    "bind checkpoints      :load base gpt2/         :load --task toxic gpt2-toxic/",
-    "write an expression   base - 0.4*toxic         described, not evaluated",
-    "give it a name        fix = base - 0.4*toxic   a new value replaces the old one",
-    "keep it               :save fix.ta fix         for taskalg merge -f fix.ta",
-    "evaluate it           :merge fix fixed/        a checkpoint",
+    ("bind checkpoints", ":load base gpt2/", ":load --task toxic gpt2-toxic/"),
+    ("write an expression", "base - 0.4*toxic", "described, not evaluated"),
+    ("give it a name", "fix = base - 0.4*toxic", "a new value replaces the old one"),
+    ("keep it", ":save fix.ta fix", "for taskalg merge -f fix.ta"),
+    ("evaluate it", ":merge fix fixed/", "a checkpoint"),
 )
 _MORE = ":help merge says more about a command, :help lerp about a function"

@@ -146,7 +146,7 @@ class Definitions:
         broken = next((one for one in self.statements if _is_in(error.span, one)), None)
         stay = [name for name in new if name in self.bound]
         if stay and broken is not None and broken.name not in new:
-            error.note = "; ".join(filter(None, (error.message, error.note)))
+            error.note = error.message
             stays = "stays as it was" if len(stay) == 1 else "stay as they were"
             error.message = f"{listed(stay)} {stays}: {broken.name} depends on it, and would break"
             error.help = None

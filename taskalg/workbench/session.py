@@ -1,6 +1,6 @@
 """A session: text in, answers out. No terminal is in it, so a notebook and a pipe share it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from taskalg.checkpoints.base import Opening
 from taskalg.compiler import Bindings, read_recipe
@@ -33,6 +33,7 @@ class Session:
         *,
         opening: Opening | None = None,
         working: Working = unseen,
+        columns: Callable[[], int] = lambda: 80,
     ) -> None:
         """Begin.
 
@@ -40,8 +41,9 @@ class Session:
             bindings: names bound from outside.
             opening: what is allowed when checkpoints are opened.
             working: makes what shows the progress of one piece of work.
+            columns: tells how wide a line may be.
         """
-        self._workspace = Workspace(bindings, opening=opening, working=working)
+        self._workspace = Workspace(bindings, opening=opening, working=working, columns=columns)
 
     @property
     def names(self) -> tuple[str, ...]:

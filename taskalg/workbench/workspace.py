@@ -44,12 +44,14 @@ class Workspace:
         *,
         opening: Opening | None = None,
         working: Working = unseen,
+        columns: Callable[[], int] = lambda: 80,
     ) -> None:
         given = {} if bindings is None else bindings.values
         self.definitions = Definitions(given=given)
         self.opening = opening or Opening()
         self.opened: Opened = {}  # headers, read once, whatever mentions them
         self.working = working
+        self.columns = columns  # how wide a line may be
         self.last: Node | None = None  # the last sum that was shown
         self.inputs: list[str] = []
         self.swept: Sweep | None = None  # the last sweep
