@@ -37,10 +37,8 @@ class Planned(Expression):
         Raises:
             TaskalgError: the checkpoints do not fit, or there is no result.
         """
-        if rows not in ("all", "common"):
-            raise UsageError("rows is 'all' or 'common'", note=f"found {rows!r}")
         chosen = None if dtype is None else floating_dtype(dtype)
-        choices = Choices(donor, chosen, allow_partial, only_shared, rows)
+        choices = Choices(donor, chosen, allow_partial, only_shared, checked_rows(rows))
         return self.planned(choices)
 
     def planned(self, choices: Choices) -> Plan:
@@ -55,6 +53,17 @@ class Planned(Expression):
             return plan
         except KindError as error:
             raise self._at(error) from None
+
+
+def checked_rows(rows: str) -> str:
+    """Return which rows are combined, where vocabularies differ in size.
+
+    Raises:
+        UsageError: it is neither "all" nor "common".
+    """
+    if rows not in ("all", "common"):
+        raise UsageError("rows is 'all' or 'common'", note=f"found {rows!r}")
+    return rows
 
 
 def check_declared(total: Resolved) -> None:

@@ -94,3 +94,17 @@ def test_other_dimensions_must_agree(tmp_path: Path, shape: tuple[int, ...]) -> 
     made = recipe(tmp_path, model(1, 6), ft, "base + 0.5*(ft - base)")
     with pytest.raises(ta.MismatchError):
         made.plan(rows="common")
+
+
+def test_vectors_are_measured_on_the_rows_that_all_have(tmp_path: Path) -> None:
+    base, ft = model(1, 7), model(2, 9)
+    vector = recipe(tmp_path, base, ft, "ft - base")
+    with pytest.raises(ta.MismatchError, match="does not fit"):
+        ta.geometry({"ft": vector}, cache=False)
+    known = ta.geometry({"ft": vector}, rows="common", cache=False)
+    differences = [(ft[name][:7].astype(float) - base[name][:7]).ravel() for name in base]
+    exact = float(np.linalg.norm(np.concatenate(differences)))
+    assert known.norm("ft") == pytest.approx(exact, rel=1e-12)
+    assert known.norm("2*ft - base + base") == pytest.approx(2 * exact, rel=1e-12)
+    with pytest.raises(ta.UsageError, match="rows is"):
+        ta.geometry({"ft": vector}, rows="some")

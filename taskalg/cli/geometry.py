@@ -22,9 +22,11 @@ from taskalg.recipe import Recipe
 from taskalg.units import bytes_text
 
 _TOP = 20  # changes that are listed
+_ROWS = "common: measure the rows that all have, of vocabularies that grew."
 
 _measuring = together(
     click.option("--only-shared", is_flag=True, help="Leave out tensors that not all have."),
+    click.option("--rows", type=click.Choice(["all", "common"]), default="all", help=_ROWS),
     click.option("--threads", type=click.IntRange(1, 64), metavar="N", help="By default up to 8."),
     click.option("--no-cache", is_flag=True, help="Neither look for earlier results nor keep any."),
 )

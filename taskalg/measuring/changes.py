@@ -78,6 +78,7 @@ def changes(
     *,
     by: str = "tensor",
     only_shared: bool = False,
+    rows: str = "all",
     threads: int | None = None,
     cache: bool = True,
     progress: Callable[[Progress], None] | None = None,
@@ -89,6 +90,7 @@ def changes(
         second: what it is.
         by: "tensor", "module" or "layer", what changes are ranked by.
         only_shared: leave out tensors that not both have.
+        rows: "common" to compare the rows that both have, where vocabularies differ in size.
         threads: by default the smaller of 8 and what this process may use.
         cache: whether what was measured is looked for on disk, and kept there.
         progress: called with a `Progress` about ten times a second; cancels by raising.
@@ -101,6 +103,7 @@ def changes(
     found = geometry(
         {"first": first, "difference": second - first},
         only_shared=only_shared,
+        rows=rows,
         threads=threads,
         cache=cache,
         progress=progress,

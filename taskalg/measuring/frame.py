@@ -48,13 +48,17 @@ class Measuring:
         settings: threads and progress.
         store: where products are looked for and kept.
         only_shared: leave out tensors that not all have.
+        rows: "common" for the rows that all have, where numbers of rows differ.
 
     Attributes:
         passes: over data, so far.
     """
 
-    def __init__(self, settings: Settings, store: Store, *, only_shared: bool = False) -> None:
-        self.settings, self.store, self.only_shared = settings, store, only_shared
+    def __init__(
+        self, settings: Settings, store: Store, *, only_shared: bool = False, rows: str = "all"
+    ) -> None:
+        self.settings, self.store = settings, store
+        self.only_shared, self.rows = only_shared, rows
         self.passes: list[Pass] = []
 
 
@@ -151,7 +155,8 @@ def measured_together(
     """Measure sums side by side; and tell whether that was done before."""
     first = next(iter(references.values()), None)
     donor = None if first is None else first.called
-    plan = plan_together(total, sums, Choices(donor, F64, only_shared=how.only_shared))
+    choices = Choices(donor, F64, only_shared=how.only_shared, rows=how.rows)
+    plan = plan_together(total, sums, choices)
     plan = _with_numbers(plan, total, sums, how)
     found = how.store.load(plan, len(sums))
     if found is not None:

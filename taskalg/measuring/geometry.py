@@ -24,7 +24,7 @@ from taskalg.measuring.numbers import scalar
 from taskalg.measuring.parts import Part, grouped, part_of
 from taskalg.measuring.store import Store
 from taskalg.measuring.tables import geometry_json, geometry_text
-from taskalg.planned import check_declared
+from taskalg.planned import check_declared, checked_rows
 from taskalg.planning.resolve import Resolved
 from taskalg.planning.rounds import symbols_of
 from taskalg.running.stream import Progress, Settings
@@ -116,6 +116,7 @@ def geometry(
     vectors: Mapping[str, Expression] | Sequence[Expression],
     *,
     only_shared: bool = False,
+    rows: str = "all",
     threads: int | None = None,
     cache: bool = True,
     progress: Callable[[Progress], None] | None = None,
@@ -128,6 +129,7 @@ def geometry(
     Args:
         vectors: recipes, by what they are called; those in a list by what they are written as.
         only_shared: leave out tensors that not every checkpoint has.
+        rows: "common" to measure the rows that all have, where vocabularies differ in size.
         threads: by default the smaller of 8 and what this process may use.
         cache: whether what was measured is looked for on disk, and kept there.
         progress: called with a `Progress` about ten times a second; cancels by raising.
@@ -149,7 +151,8 @@ def geometry(
     total, sums = together.resolved, _separated(together.resolved, len(by_name))
     check_declared(total)
     used = [operand for one in sums for operand, part in one.terms.items() if part]
-    frame = frame_of(total, used, sums, Measuring(settings, store, only_shared=only_shared))
+    how = Measuring(settings, store, only_shared=only_shared, rows=checked_rows(rows))
+    frame = frame_of(total, used, sums, how)
     places = [frame.sums[one] for one in sums]
     return Geometry(
         names=tuple(by_name),
