@@ -59,7 +59,7 @@ class Combining:
         for numbers, _, gram in self._classes(x, x):
             if not all(math.isfinite(gram[place][place]) for place in numbers):
                 return None
-            square += _product(numbers, numbers, gram)
+            square += _square_of(numbers, gram)
             norms = (abs(c) * math.sqrt(gram[place][place]) for place, c in numbers.items())
             size += math.fsum(norms) ** 2
         return None if size > CANCELS * square else square
@@ -89,3 +89,14 @@ def _product(x: Numbers, y: Numbers, gram: Products) -> Fraction:
     return sum(
         (a * b * Fraction(gram[i][j]) for i, a in x.items() for j, b in y.items()), Fraction(0)
     )
+
+
+def _square_of(x: Numbers, gram: Products) -> Fraction:
+    """Return the product of a combination with itself, each pair looked at once."""
+    terms = list(x.items())
+    pairs = (
+        (a * b * Fraction(gram[i][j])) * (1 if i == j else 2)
+        for place, (i, a) in enumerate(terms)
+        for j, b in terms[place:]
+    )
+    return sum(pairs, Fraction(0))

@@ -43,7 +43,11 @@ def measure(frame: Frame, function: str, arguments: Sequence[Expression]) -> flo
     """
     totals = [argument.resolved for argument in arguments]
     sums = [_Numbers(frame, total).here(WeightedSum(dict(total.terms))) for total in totals]
-    return _of_products(frame, f"{function}({', '.join(map(str, totals))})", function, sums)
+    try:
+        return _of_products(frame, function, function, sums)
+    except MismatchError:  # written out for its message only, which takes as long as the number
+        name = f"{function}({', '.join(map(str, totals))})"
+        return _of_products(frame, name, function, sums)
 
 
 def measured_operands(total: Resolved) -> Iterator[Operand]:
