@@ -1,5 +1,6 @@
 """Notebooks: lines and cells through IPython itself, and HTML that nothing can break out of."""
 
+import builtins
 import math
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def kernel(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Kernel]:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
+    monkeypatch.delattr(builtins, "_", raising=False)  # doctest's, which IPython respects
     before = sys.displayhook, sys.excepthook
     made = Kernel()
     yield made

@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -354,5 +355,10 @@ def test_an_offer_says_what_it_is(session: Session) -> None:
 
 
 def test_the_editor_is_loaded_only_where_somebody_types(folder: Path) -> None:
-    run("zoo.ta", stdin="strength\n")
-    assert sys.modules.get("taskalg.workbench.prompting") is None
+    program = (
+        "import sys; from taskalg.cli.main import main; main(['repl', 'zoo.ta'], 'taskalg', "
+        "standalone_mode=False); print('taskalg.workbench.prompting' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    asked = subprocess.run(command, input=b"strength\n", capture_output=True, check=True)
+    assert asked.stdout.split() == [b"0.4", b"False"]
