@@ -23,9 +23,9 @@ from taskalg.running.blocks import ALIGNMENT, MEMORY
 
 Terms = list[tuple[int, Fraction]]  # operands by their place in the combination, and factors
 
-# Bytes of one thread's buffers. With nine bf16 inputs a sixth less time than 3 MB, for less is done
-# in Python; the kernel is no slower on what has left the caches.
-_TARGET = 12_000_000
+# Bytes of one thread's buffers. With nine bf16 inputs a quarter less time than 3 MB, for less is
+# done in Python, and a twentieth less than 12 MB, more of which has left the caches.
+_TARGET = 6_000_000
 _ALONE = -1  # in the place of a second operand
 
 
