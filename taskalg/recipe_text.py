@@ -54,17 +54,17 @@ def _checkpoint_line(operand: Operand, total: Resolved, bases: Bases) -> str:
         option = "--task" if operand.is_task else "--model"
         binding = "--base PATH" if name == "base" else f"{option} {name}=PATH"
         return f"# {name} is in memory: bind the name, as with {binding}"
-    arguments = [_string(found.path)]
+    arguments = [in_quotes(found.path)]
     if operand in bases:
         terms = sorted(bases[operand].terms.items(), key=lambda t: sort_key(t[0].name, t[0].path))
         arguments.append(str(Canonical(tuple(terms), total.bases)))
     if operand.strip_prefix is not None:
-        arguments.append(f"strip_prefix={_string(operand.strip_prefix)}")
+        arguments.append(f"strip_prefix={in_quotes(operand.strip_prefix)}")
     return f"{name} = {'task' if operand in bases else 'checkpoint'}({', '.join(arguments)})"
 
 
-def _string(text: str) -> str:
-    """Quote a text.
+def in_quotes(text: str) -> str:
+    """Write a text as a string of the language.
 
     Raises:
         UsageError: no quotes can hold it.

@@ -24,7 +24,7 @@ from taskalg.running.stream import Progress
 from taskalg.sweeping.grid import split_setting
 from taskalg.sweeping.sweep import RESULTS
 from taskalg.sweeping.sweep import sweep as run_sweep
-from taskalg.sweeping.values import Point, Sweep, score_text
+from taskalg.sweeping.values import Point, Sweep
 
 _MERGE = ("file", "bases", "tasks", "models", "allow_pickle")  # options that merge has as well
 _CHOICES = ("dtype", "donor", "shard_size", "threads", "allow_partial", "only_shared", "rows")
@@ -232,8 +232,7 @@ class _Screen:
     def scored(self, point: Point, done: int, total: int) -> None:
         """Say what a point scored."""
         self.close()
-        scores = ", ".join(f"{key} {score_text(score)}" for key, score in point.scores.items())
-        click.echo(printable(f"{done:>{len(str(total))}}/{total}  {point}: {scores}"), err=True)
+        click.echo(f"{done:>{len(str(total))}}/{total}  {point.told}", err=True)
 
     def close(self) -> None:
         """Take away what is not to stay."""

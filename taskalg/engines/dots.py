@@ -38,9 +38,9 @@ def _accumulate(
 
 
 @inlined
-def _total(lanes: NDArray[np.float64]) -> float:
-    """Add neighbors at ever larger distances."""
-    width = LANES // 2
+def total(lanes: NDArray[np.float64]) -> float:
+    """Add a power of two of numbers in a tree: halves to each other, lane by lane, down to one."""
+    width = len(lanes) // 2
     while width:
         for index in range(width):
             lanes[index] += lanes[index + width]
@@ -88,7 +88,7 @@ def products(
                 fill(x, there, term, place, size)
                 _accumulate(lanes[term], gradient, x, size)
         for term in range(terms):
-            sums[block, term] = _total(lanes[term])
+            sums[block, term] = total(lanes[term])
     set_arithmetic(before)
 
 

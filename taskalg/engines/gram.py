@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from taskalg.dtypes import BF16, F32, F64, DType
 from taskalg.engines.blocks import Inputs, fill
 from taskalg.engines.cache import compiled, inlined
+from taskalg.engines.dots import total
 from taskalg.engines.instructions import default_arithmetic, set_arithmetic
 from taskalg.engines.tiles import LANES, count_signs, form_strip, multiply_strips
 
@@ -149,17 +150,6 @@ def _count(strips: NDArray[np.float64], counts: NDArray[np.int64]) -> None:
             count_signs(start + i * width, start + j * width, sums + (i * n + j) * each)
 
 
-@inlined
-def _total(lanes: NDArray[np.float64]) -> float:
-    """Add neighbors at ever smaller distances."""
-    width = LANES // 2
-    while width:
-        for index in range(width):
-            lanes[index] += lanes[index + width]
-        width //= 2
-    return float(lanes[0])
-
-
 @compiled
 def grams(
     inputs: Inputs,
@@ -194,7 +184,7 @@ def grams(
                 _count(strips, seen)
         for i in range(n):
             for j in range(i, n):
-                products[piece, i, j] = _total(lanes[i, j])
+                products[piece, i, j] = total(lanes[i, j])
                 if len(counts):
                     counts[piece, 0, i, j] = seen[i, j, 0].sum()
                     counts[piece, 1, i, j] = seen[i, j, 1].sum()

@@ -27,8 +27,13 @@ class Point:
         return ", ".join(f"{name} = {decimal_text(value)}" for name, value in self.values.items())
 
     def __repr__(self) -> str:
+        return f"Point({self.told})"
+
+    @property
+    def told(self) -> str:
+        """What it is and what it scored, for a person."""
         scores = ", ".join(f"{key} {score_text(score)}" for key, score in self.scores.items())
-        return printable(f"Point({self}: {scores})")
+        return printable(f"{self}: {scores}")
 
 
 @dataclass(frozen=True)

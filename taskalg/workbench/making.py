@@ -22,10 +22,11 @@ from taskalg.errors import (
 )
 from taskalg.language.nodes import Argument, Binding, Call, String, Use
 from taskalg.language.parser import parse
+from taskalg.recipe_text import in_quotes
 from taskalg.workbench.answer import Answer
 from taskalg.workbench.line import Line
 from taskalg.workbench.looking import asked
-from taskalg.workbench.saving import check_same, in_quotes, recipe_file
+from taskalg.workbench.saving import check_same, recipe_file
 from taskalg.workbench.stating import bind, loaded, show
 from taskalg.workbench.workspace import Workspace
 

@@ -30,6 +30,7 @@ from taskalg.language.nodes import (
 )
 from taskalg.language.parser import parse
 from taskalg.language.printer import print_recipe
+from taskalg.recipe_text import in_quotes
 from taskalg.workbench.definitions import Statement
 from taskalg.workbench.describing import checkpoint_name, sum_text
 from taskalg.workbench.workspace import Workspace
@@ -107,21 +108,6 @@ def _reference_text(reference: Reference) -> str:
     if reference.strip_prefix is not None:
         arguments.append(f"strip_prefix={in_quotes(reference.strip_prefix)}")
     return f"{reference.sort}({', '.join(arguments)})"
-
-
-def in_quotes(text: str) -> str:
-    """Write a text as a string of the language.
-
-    Raises:
-        UsageError: no quotes can hold it.
-    """
-    quote = "'" if '"' in text else '"'
-    if quote in text or not text.isprintable():
-        raise UsageError(
-            f"{quoted(text)} cannot be written in a recipe",
-            note="a text in quotes holds one sort of quotes at most, and no control characters",
-        )
-    return f"{quote}{text}{quote}"
 
 
 def _moved_path(path: String, folder: str) -> String:

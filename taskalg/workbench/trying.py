@@ -8,7 +8,7 @@ from taskalg.errors import printable
 from taskalg.sweeping.grid import read_grid, split_setting
 from taskalg.sweeping.sweep import RESULTS
 from taskalg.sweeping.sweep import sweep as run_sweep
-from taskalg.sweeping.values import Point, Sweep, score_text
+from taskalg.sweeping.values import Point, Sweep
 from taskalg.workbench.answer import Answer
 from taskalg.workbench.line import Line
 from taskalg.workbench.looking import asked
@@ -67,8 +67,7 @@ def _grid(line: Line, settings: tuple[str, ...]) -> dict[str, str]:
 
 
 def _tell(point: Point, done: int, total: int) -> None:
-    scores = ", ".join(f"{key} {score_text(score)}" for key, score in point.scores.items())
-    _log.info("%*d/%d  %s: %s", len(str(total)), done, total, point, printable(scores))
+    _log.info("%*d/%d  %s", len(str(total)), done, total, point.told)
 
 
 def _to_keep(found: Sweep) -> list[str]:
