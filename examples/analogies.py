@@ -91,6 +91,7 @@ prints
 from collections.abc import Sequence
 from statistics import fmean
 
+import taskalg
 from paper.columns import means, shares, together
 from paper.domains import PARTNERS, Domains, Setup
 from paper.experiment import Claim, Experiment, Picture, Results, Section, Table, Trial, percent
@@ -98,8 +99,6 @@ from paper.experiment import mean_percent as mean
 from paper.figures import arrows, scatter
 from paper.script import main
 from paper.zoo import Weights, Zoo
-
-import taskalg
 
 QUESTIONS = ("parity", "large", "holes")
 GRID = {"λ1": "0.25:2:0.25", "λ2": "0:2:0.5"}

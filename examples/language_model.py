@@ -61,15 +61,15 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from paper.experiment import Claim, Experiment, Picture, Results, Section, Table, Trial, percent
-from paper.language import Text, Transformer, fit, perplexity, samples
-from paper.script import main
-from paper.zoo import Weights, Zoo
 from torch import Tensor
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LinearLR
 
 import taskalg
+from paper.experiment import Claim, Experiment, Picture, Results, Section, Table, Trial, percent
+from paper.language import Text, Transformer, fit, perplexity, samples
+from paper.script import main
+from paper.zoo import Weights, Zoo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

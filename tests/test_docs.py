@@ -31,7 +31,6 @@ from subprocess import PIPE, STDOUT, run
 
 import pytest
 
-from examples.toy_checkpoints import make
 from taskalg.algebra.operators import NOT_LINEAR, OPERATORS
 from taskalg.api import build, compile
 from taskalg.compiler import bind
@@ -39,6 +38,7 @@ from taskalg.errors import Source, TaskalgError
 from taskalg.language.format import format_text
 from taskalg.language.parser import parse
 from taskalg.recipe import Recipe
+from toy_checkpoints import make
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "grammar" / "README.md"

@@ -402,7 +402,7 @@ def test_the_example_learns_more_than_a_grid_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    from examples import learn_coefficients
+    import learn_coefficients
 
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
