@@ -20,91 +20,62 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 import taskalg
-from paper.digits import FINE_TUNING, GENTLE, QUESTIONS, Digits
+from paper.digits import QUESTIONS, Digits
 from paper.experiment import Claim, Experiment, Picture, Results, Section, Table, Trial, percent
 from paper.experiment import mean_percent as mean
+from paper.figures import curves, matrix
 from paper.script import main
-from paper.zoo import Weights, Zoo
+from paper.sums import Sums, best
+from paper.zoo import Zoo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GRID = "0:1:0.05"
 TEXT = """\
 All subsets of the task vectors are added, each sum with one λ for all of its vectors, the best of
 0, 0.05, … 1 by 400 digits; the tables are of 397 others. Accuracies are normalized: divided by
 that of the model that was fine-tuned on the task alone. Beside them is what the base has, from
 which fine-tuning started, and a model that was fine-tuned on all tasks at once."""
-
-
-class Merging:
-    """The sums of one seed."""
-
-    def __init__(self, trial: Trial) -> None:
-        self.digits = Digits(trial.seed)
-        self.tasks = QUESTIONS[:3] if trial.fast else QUESTIONS
-        self.network = self.digits.encoder()
-        self.zoo = Zoo(trial.folder, self.digits.pretrained().state_dict())
-        for task in self.tasks:
-            self.zoo.add(task, self.digits.fine_tuned(self.zoo.load("base"), task).state_dict())
-        self.alone = {
-            split: {task: self.accuracy(self.zoo.load(task), split)[task] for task in self.tasks}
-            for split in ("choose", "report")
-        }
-
-    def accuracy(self, weights: Weights, split: str) -> dict[str, float]:
-        """Return the accuracy of a model on each task."""
-        self.network.load_state_dict(weights)
-        return self.digits.accuracy(self.network, getattr(self.digits, split))
-
-    def normalized(self, weights: Weights, split: str, tasks: Sequence[str]) -> float:
-        """Return the mean over some tasks of accuracy over that of the task's own model."""
-        found = self.accuracy(weights, split)
-        return fmean(found[task] / self.alone[split][task] for task in tasks)
-
-    def sweep(self, tasks: Sequence[str]) -> taskalg.Sweep:
-        """Add some vectors, and try every λ on digits to choose by."""
-        return taskalg.sweep(
-            self.zoo.recipe(added(tasks), λ=0),
-            {"λ": GRID},
-            lambda weights: {"normalized": self.normalized(weights, "choose", tasks)},
-            maximize="normalized",
-        )
-
-
-def added(tasks: Sequence[str]) -> str:
-    """Return the expression of a sum."""
-    return f"base + λ*({' + '.join(tasks)})"
+PAIRS = "Normalized accuracy of sums of two, in percent"
 
 
 def measure(trial: Trial) -> Results:
     """Return what every sum has at its own λ, and at one λ for all sums."""
-    merging = Merging(trial)
-    tasks, zoo = merging.tasks, merging.zoo
-    sums = [s for size in range(1, len(tasks) + 1) for s in combinations(tasks, size)]
+    sums = trained(trial)
+    tasks, base = sums.tasks, sums.zoo.load("base")
+    subsets = [s for size in range(1, len(tasks) + 1) for s in combinations(tasks, size)]
     sweeps = []
-    for index, one in enumerate(sums):
-        sweeps.append(merging.sweep(one))
-        trial.told(0.3 + 0.7 * index / len(sums))
+    for done, subset in enumerate(subsets, 1):
+        sweeps.append(sums.sweep(subset))
+        trial.told(0.2 + 0.8 * done / len(subsets))
     common = common_strength(sweeps)
     found = []
-    for one, sweep in zip(sums, sweeps, strict=True):
-        assert sweep.chosen is not None, "accuracies are finite"
-        best = zoo.weights(added(one), **sweep.chosen.values)
-        same = zoo.weights(added(one), λ=common)
+    for subset, sweep in zip(subsets, sweeps, strict=True):
+        merged = sums.weights(subset, best(sweep))
         found.append(
             {
-                "tasks": one,
-                "λ": sweep.chosen.values["λ"],
-                "on its tasks": merging.normalized(best, "report", one),
-                "on all tasks": merging.normalized(best, "report", tasks),
-                "with one λ": merging.normalized(same, "report", one),
-                "base": merging.normalized(zoo.load("base"), "report", one),
+                "tasks": subset,
+                "on its tasks": sums.normalized(merged, subset),
+                "on all tasks": sums.normalized(merged, tasks),
+                "with one λ": sums.normalized(sums.weights(subset, common), subset),
+                "base": sums.normalized(base, subset),
             }
         )
-    zoo.add("jointly", trained_jointly(merging))
-    jointly = merging.normalized(zoo.load("jointly"), "report", tasks)
+    jointly = sums.normalized(sums.zoo.load("jointly"), tasks)
     return {"sums": found, "λ": common, "jointly": jointly}
+
+
+def trained(trial: Trial) -> Sums:
+    """Fine-tune the base on each task, and on all at once for as many steps."""
+    digits = Digits(trial.seed)
+    tasks = QUESTIONS[:3] if trial.fast else QUESTIONS
+    zoo = Zoo(trial.folder, digits.pretrained().state_dict())
+    for done, task in enumerate(tasks, 1):
+        zoo.add(task, digits.fine_tuned(zoo.load("base"), [task]).state_dict())
+        trial.told(0.2 * done / len(tasks))
+    sums = Sums(digits, zoo)
+    zoo.add("jointly", digits.fine_tuned(zoo.load("base"), tasks).state_dict())
+    return sums
 
 
 def common_strength(sweeps: Sequence[taskalg.Sweep]) -> float:
@@ -115,14 +86,6 @@ def common_strength(sweeps: Sequence[taskalg.Sweep]) -> float:
         for points in columns
     }
     return float(max(scores, key=lambda strength: scores[strength]))
-
-
-def trained_jointly(merging: Merging) -> Weights:
-    """Fine-tune the base on all tasks at once, for as many steps as on one."""
-    network = merging.digits.encoder(merging.zoo.load("base"))
-    for _ in merging.digits.fit(network, merging.tasks, FINE_TUNING, GENTLE):
-        pass
-    return network.state_dict()
 
 
 def tell(seeds: Sequence[Results]) -> Section:
@@ -155,8 +118,8 @@ def tell(seeds: Sequence[Results]) -> Section:
             pairs_table(seeds),
         ),
         pictures=(
-            Picture("pairs", "Normalized accuracy of sums of two", lambda: pairs_figure(seeds)),
-            Picture("sizes", "More vectors, more tasks", lambda: sizes_figure(shares)),
+            Picture("pairs", PAIRS, lambda: matrix(pairs(seeds), PAIRS, 1)),
+            Picture("sizes", "More vectors, more tasks", lambda: growth(shares)),
         ),
         claims=claims(shares, sizes[-1]),
     )
@@ -167,11 +130,11 @@ def of_size(found: Results, size: int, column: str) -> float:
 
 
 def pairs(seeds: Sequence[Results]) -> dict[tuple[str, str], float]:
-    """Return the normalized accuracy of every sum of two, mean over seeds."""
+    """Return the normalized accuracy of every sum of two in percent, mean over seeds."""
     found: dict[tuple[str, str], list[float]] = {}
     for one in (one for results in seeds for one in results["sums"] if len(one["tasks"]) == 2):
         found.setdefault(tuple(one["tasks"]), []).append(one["on its tasks"])
-    return {pair: fmean(shares) for pair, shares in found.items()}
+    return {pair: 100 * fmean(shares) for pair, shares in found.items()}
 
 
 def pairs_table(seeds: Sequence[Results]) -> Table:
@@ -179,43 +142,21 @@ def pairs_table(seeds: Sequence[Results]) -> Table:
     found = pairs(seeds)
     tasks = [one["tasks"][0] for one in seeds[0]["sums"] if len(one["tasks"]) == 1]
     rows = tuple(
-        (task, *(percent(found[other, task]) for other in tasks[:index]))
+        (task, *(f"{found[other, task]:.1f}" for other in tasks[:index]))
         + ("",) * (len(tasks) - 1 - index)
         for index, task in enumerate(tasks)
         if index
     )
-    return Table("Normalized accuracy of sums of two, in percent", ("", *tasks[:-1]), rows)
+    return Table(PAIRS, ("", *tasks[:-1]), rows)
 
 
-def pairs_figure(seeds: Sequence[Results]) -> "Figure":
-    """Draw the pairs as a matrix."""
-    from matplotlib.figure import Figure
-
-    found = pairs(seeds)
-    tasks = list(dict.fromkeys(task for pair in found for task in pair))
-    shares = [[100 * found.get((a, b), found.get((b, a), 1)) for a in tasks] for b in tasks]
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes = figure.subplots()
-    shown = axes.imshow(shares, cmap="viridis")
-    axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
-    axes.set_yticks(range(len(tasks)), tasks)
-    figure.colorbar(shown, label="normalized accuracy [%]")
-    return figure
-
-
-def sizes_figure(shares: Mapping[int, Mapping[str, Sequence[float]]]) -> "Figure":
+def growth(shares: Mapping[int, Mapping[str, Sequence[float]]]) -> "Figure":
     """Draw what more vectors do: to the tasks that were added, and to all."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.subplots()
-    for column in ("on its tasks", "on all tasks"):
-        axes.plot(
-            list(shares), [100 * fmean(one[column]) for one in shares.values()], "o-", label=column
-        )
-    axes.set(xlabel="task vectors", ylabel="normalized accuracy [%]", title="base + λ*(…)")
-    axes.legend()
-    return figure
+    lines = {
+        column: [100 * fmean(one[column]) for one in shares.values()]
+        for column in ("on its tasks", "on all tasks")
+    }
+    return curves(list(shares), lines, "base + λ*(…)", ("task vectors", "normalized accuracy [%]"))
 
 
 def claims(

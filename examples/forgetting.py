@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 import taskalg
-from paper.digits import CONTROL, FINE_TUNING, GENTLE, QUESTIONS, Digits
+from paper.digits import CONTROL, QUESTIONS, Digits
 from paper.experiment import (
     Claim,
     Experiment,
@@ -33,6 +33,7 @@ from paper.experiment import (
     mean_percent,
     percent,
 )
+from paper.figures import curves
 from paper.script import main
 from paper.zoo import Weights, Zoo
 
@@ -58,20 +59,13 @@ def measure(trial: Trial) -> Results:
     targets = QUESTIONS[1:3] if trial.fast else QUESTIONS
     found = {}
     for done, target in enumerate(targets, 1):
-        zoo.add(target, digits.fine_tuned(zoo.load("base"), target).state_dict())
-        zoo.add(f"{target}_ascent", ascended(digits, zoo.load("base"), target))
+        for name, ascend in ((target, False), (f"{target}_ascent", True)):
+            network = digits.fine_tuned(zoo.load("base"), [target], ascend=ascend)
+            zoo.add(name, network.state_dict())
         zoo.add_random(f"{target}_random", like=target, seed=trial.seed)
         found[target] = compared(digits, zoo, target)
         trial.told(done / len(targets))
     return found
-
-
-def ascended(digits: Digits, base: Weights, target: str) -> Weights:
-    """Train as fine-tuning does, but for the loss to rise."""
-    network = digits.encoder(base)
-    for _ in digits.fit(network, [target], FINE_TUNING, GENTLE, ascend=True):
-        pass
-    return network.state_dict()
 
 
 def compared(digits: Digits, zoo: Zoo, target: str) -> Results:
@@ -100,9 +94,10 @@ def compared(digits: Digits, zoo: Zoo, target: str) -> Results:
         accuracy = digits.accuracy(network, digits.report)
         rows[row] = [accuracy[target], accuracy[CONTROL]]
     curve = [
-        [point.values["λ"], point.scores[target], point.scores[CONTROL]] for point in found.points
+        [float(point.values["λ"]), point.scores[target], point.scores[CONTROL]]
+        for point in found.points
     ]
-    return {"λ": strength, "rows": rows, "curve": curve}
+    return {"λ": float(strength), "rows": rows, "curve": curve}
 
 
 def tell(seeds: Sequence[Results]) -> Section:
@@ -112,7 +107,7 @@ def tell(seeds: Sequence[Results]) -> Section:
     targets = tuple(
         (
             target,
-            f"{fmean(float(found[target]['λ']) for found in seeds):.2f}",
+            f"{fmean(found[target]['λ'] for found in seeds):.2f}",
             *(percent(fmean(found[target]["rows"][row][0] for found in seeds)) for row in ROWS),
         )
         for target in seeds[0]
@@ -123,7 +118,7 @@ def tell(seeds: Sequence[Results]) -> Section:
             Table("Accuracy in percent, mean over targets", ("", "target", "control"), summary),
             Table("Accuracy on each target in percent", ("target", "λ", *ROWS), targets),
         ),
-        pictures=(Picture("strength", CAPTION, lambda: curves(seeds)),),
+        pictures=(Picture("strength", CAPTION, lambda: strengths(seeds)),),
         claims=claims({row: [fmean(c) for c in zip(*means[row], strict=True)] for row in ROWS}),
     )
 
@@ -161,20 +156,13 @@ def claims(means: Mapping[str, list[float]]) -> tuple[Claim, ...]:
     )
 
 
-def curves(seeds: Sequence[Results]) -> "Figure":
+def strengths(seeds: Sequence[Results]) -> "Figure":
     """Draw what λ does, as a mean over targets and seeds."""
-    from matplotlib.figure import Figure
-
     points = zip(*(one["curve"] for found in seeds for one in found.values()), strict=True)
-    means = [[fmean(map(float, values)) for values in zip(*point, strict=True)] for point in points]
-    strengths, targets, controls = zip(*means, strict=True)
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(strengths, controls, label="control")
-    axes.plot(strengths, targets, label="target")
-    axes.set(xlabel="λ", ylabel="accuracy", title="base - λ*target")
-    axes.legend()
-    return figure
+    means = [map(fmean, zip(*point, strict=True)) for point in points]
+    places, target, control = map(list, zip(*means, strict=True))
+    lines = {"control": control, "target": target}
+    return curves(places, lines, "base - λ*target", ("λ", "accuracy"))
 
 
 FORGETTING = Experiment("forgetting", "Forgetting by negation", 12, measure, tell)

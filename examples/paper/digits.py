@@ -76,10 +76,12 @@ class Digits:
             pass
         return network
 
-    def fine_tuned(self, base: Mapping[str, torch.Tensor], question: str) -> Module:
-        """Return an encoder that was trained further on one question alone."""
+    def fine_tuned(
+        self, base: Mapping[str, torch.Tensor], questions: Sequence[str], *, ascend: bool = False
+    ) -> Module:
+        """Return an encoder that was trained further on some questions alone."""
         network = self.encoder(base)
-        for _ in self.fit(network, [question], FINE_TUNING, GENTLE):
+        for _ in self.fit(network, questions, FINE_TUNING, GENTLE, ascend=ascend):
             pass
         return network
 

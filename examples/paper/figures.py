@@ -1,5 +1,6 @@
-"""Pictures of tables: how far something gets, and what goes with what."""
+"""Pictures of tables: how far something gets, what goes with what, curves and matrices."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -49,4 +50,64 @@ def scatter(
         axes.plot(cause, effects, "o")
         axes.set_xlabel(name)
     panels[0].set_ylabel(label)
+    return figure
+
+
+def curves(
+    places: Sequence[float],
+    heights: Mapping[str, Sequence[float]],
+    title: str,
+    labels: tuple[str, str],
+    *,
+    logarithmic: bool = False,
+) -> "Figure":
+    """Draw lines over the same places.
+
+    Args:
+        places: rising.
+        heights: numbers by name, as many as places.
+        title: of the picture.
+        labels: what places and heights are.
+        logarithmic: whether places are as far apart as their logarithms.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for name, line in heights.items():
+        axes.plot(places, line, ".-", label=name)
+    axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.set_xticks(places, [f"{place:g}" for place in places], minor=False)
+        axes.set_xticks([], minor=True)
+    axes.legend()
+    return figure
+
+
+def matrix(cells: Mapping[tuple[str, str], float], title: str, digits: int) -> "Figure":
+    """Draw the cells of a symmetric matrix that has no diagonal.
+
+    Args:
+        cells: numbers by the names of row and column, of which one order will do.
+        title: of the picture.
+        digits: of the numbers, after the point.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for pair in cells for name in pair))
+    both = {**cells, **{pair[::-1]: number for pair, number in cells.items()}}
+    figure = Figure(figsize=(1.5 + 0.7 * len(names), 1 + 0.6 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    rows = [[both.get((row, column), math.nan) for column in names] for row in names]
+    shown = axes.imshow(rows, cmap="Blues", aspect="auto")
+    middle = (max(cells.values()) + min(cells.values())) / 2
+    for (row, column), number in both.items():
+        color = "white" if number > middle else "black"
+        place = (names.index(column), names.index(row))
+        axes.text(*place, f"{number:.{digits}f}", ha="center", va="center", color=color)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_title(title)
+    figure.colorbar(shown)
     return figure
