@@ -199,8 +199,8 @@ def claims_of_sums(
         ),
         Claim(
             "the direction of a vector is soon found; intermediate ones add up nearly as well",
-            f"after {EARLY} of {FINE_TUNING} steps the cosine with the last vector is {cosine:.2f}; "
-            f"the sum has {points(soon_sum - summed)} points, models alone {points(soon - alone)}",
+            f"after {EARLY} of {FINE_TUNING} steps the cosine with the last is {cosine:.2f}, and "
+            f"a sum has {points(soon_sum - summed)} points, models alone {points(soon - alone)}",
             soon_sum >= 0.99 * summed,
         ),
     )

@@ -43,10 +43,18 @@ from toy_checkpoints import make
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "grammar" / "README.md"
 DOCUMENTS = [ROOT / "README.md", REFERENCE]
-RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.ta"))
+EXAMPLES = ROOT / "examples"
 SCRIPTS = [
-    ROOT / "examples" / name
-    for name in ("negate.py", "add.py", "sweep.py", "embed.py", "learn_coefficients.py")
+    EXAMPLES / f"{name}.py"
+    for name in ("toy_checkpoints", "negate", "add", "sweep", "embed", "learn_coefficients")
+]
+RECIPES = sorted((EXAMPLES / "recipes").glob("*.ta"))
+PAPER = [  # these take minutes: tests/test_reproduce.py
+    EXAMPLES / f"{name}.py"
+    for name in (
+        *("forgetting", "addition", "analogies", "language_model", "task_vectors"),
+        "reproduce",
+    )
 ]
 MODELS = ("base", "a", "b", "c", "ft", "math", "code")  # names that the examples may use
 TASKS = ("toxic", "sent_yelp", "lm_yelp", "lm_amazon")
@@ -316,15 +324,18 @@ def test_recipes(path: Path) -> None:
         assert repr(recipe) == stated[1]
 
 
+def stated(script: Path) -> str:
+    """Return what a script prints, as its docstring says."""
+    docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
+    return textwrap.dedent(docstring.rpartition("prints\n\n")[2])
+
+
 def test_scripts_print_what_they_say(folder: Path) -> None:
-    for script in (ROOT / "examples" / "toy_checkpoints.py", *SCRIPTS):
-        docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
-        stated = textwrap.dedent(docstring.rpartition("prints\n\n")[2])
+    for script in SCRIPTS:
         got = captured([sys.executable, str(script)], {})
-        assert matches(stated, got), f"{script.name} printed\n{got}"
+        assert matches(stated(script), got), f"{script.name} printed\n{got}"
 
 
 def test_no_example_is_left_out() -> None:
-    scripts = set((ROOT / "examples").glob("*.py"))
-    assert scripts == {*SCRIPTS, ROOT / "examples" / "toy_checkpoints.py"}
+    assert set(EXAMPLES.glob("*.py")) == {*SCRIPTS, *PAPER}
     assert len(RECIPES) >= 6
