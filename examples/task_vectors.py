@@ -57,7 +57,9 @@ def measure(trial: Trial) -> Results:
         trial.told(done / len(runs))
     final = zoos[FINAL]
     geometry = taskalg.geometry({task: final.recipe(task) for task in tasks}, cache=False)
+    base = Sums(digits, final).accuracy(final.load("base"))
     return {
+        "base": fmean(base[task] for task in tasks),
         "cosines": {pair: geometry.cos(*pair) for pair in combinations(tasks, 2)},
         "zoos": {key: (*asked(digits, zoo), turned(zoo, final)) for key, zoo in zoos.items()},
     }
@@ -102,7 +104,7 @@ def tell(seeds: Sequence[Results]) -> Section:
     steps = {s: [found["zoos"][r, s] for found in seeds] for r, s in zoos if r == GENTLE}
     cosines = {p: fmean(found["cosines"][p] for found in seeds) for p in seeds[0]["cosines"]}
     return Section(
-        text=TEXT,
+        text=f"{TEXT} The base has {mean([found['base'] for found in seeds])} %.",
         tables=(
             cosines_table(seeds),
             table(BY_RATE, "rate", rates),
@@ -110,8 +112,8 @@ def tell(seeds: Sequence[Results]) -> Section:
         ),
         pictures=(
             Picture("cosines", COSINES, lambda: matrix(cosines, COSINES, 2)),
-            Picture("rates", RISING, lambda: rising(rates, "learning rate")),
-            Picture("steps", RISING, lambda: rising(steps, "steps")),
+            Picture("rates", f"{RISING}, by learning rate", lambda: rising(rates, "learning rate")),
+            Picture("steps", f"{RISING}, by steps", lambda: rising(steps, "steps")),
         ),
         claims=(
             *claims_of_cosines(seeds),
@@ -169,7 +171,7 @@ def claims_of_cosines(seeds: Sequence[Results]) -> tuple[Claim, ...]:
     return (
         Claim(
             "vectors of different tasks are nearly orthogonal",
-            f"the largest cosine is {max(everything):.2f}, the mean {fmean(everything):.2f}",
+            f"the largest cosine is {max(everything):.3f}, the mean {fmean(everything):.3f}",
             max(everything) < 0.2,
         ),
         Claim(

@@ -64,7 +64,7 @@ def curves(
     """Draw lines over the same places.
 
     Args:
-        places: rising.
+        places: rising; each is written at the axis if they are few.
         heights: numbers by name, as many as places.
         title: of the picture.
         labels: what places and heights are.
@@ -79,7 +79,8 @@ def curves(
     axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
     if logarithmic:
         axes.set_xscale("log")
-        axes.set_xticks(places, [f"{place:g}" for place in places], minor=False)
+    if len(places) <= 10:
+        axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.set_xticks([], minor=True)
     axes.legend()
     return figure
@@ -97,7 +98,8 @@ def matrix(cells: Mapping[tuple[str, str], float], title: str, digits: int) -> "
 
     names = list(dict.fromkeys(name for pair in cells for name in pair))
     both = {**cells, **{pair[::-1]: number for pair, number in cells.items()}}
-    figure = Figure(figsize=(1.5 + 0.7 * len(names), 1 + 0.6 * len(names)), layout="constrained")
+    size = (max(5, 1.5 + 0.7 * len(names)), 1 + 0.6 * len(names))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     rows = [[both.get((row, column), math.nan) for column in names] for row in names]
     shown = axes.imshow(rows, cmap="Blues", aspect="auto")
