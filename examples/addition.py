@@ -12,6 +12,49 @@ fine-tuned on the task alone.
     python examples/addition.py
 
 prints
+
+    Learning by addition
+
+    All subsets of the task vectors are added, each sum with one λ for all of its vectors, the
+    best of 0, 0.05, … 1 by 400 digits; the tables are of 397 others. Accuracies are normalized:
+    divided by that of the model that was fine-tuned on the task alone. Beside them is what the
+    base has, from which fine-tuning started, and a model that was fine-tuned on all tasks at
+    once.
+
+    The λ that is best for all sums together is 0.45, 0.5, 0.5 (by seed).
+    The model that was fine-tuned on all tasks at once has 99.1 ± 0.2 %.
+
+    Normalized accuracy in percent, mean over all sums of as many vectors:
+
+    vectors   sums   on its tasks   with one λ   on all tasks         base
+    1            8     99.8 ± 0.1   98.0 ± 0.1     92.2 ± 0.6   92.6 ± 0.6
+    2           28     98.7 ± 0.0   97.7 ± 0.1     92.3 ± 0.4   92.6 ± 0.6
+    3           56     97.6 ± 0.0   97.3 ± 0.1     93.0 ± 0.2   92.6 ± 0.6
+    4           70     96.8 ± 0.0   96.8 ± 0.1     93.8 ± 0.2   92.6 ± 0.6
+    5           56     96.2 ± 0.1   96.2 ± 0.1     94.4 ± 0.2   92.6 ± 0.6
+    6           28     95.8 ± 0.2   95.3 ± 0.2     94.7 ± 0.2   92.6 ± 0.6
+    7            8     95.5 ± 0.3   94.4 ± 0.4     95.0 ± 0.3   92.6 ± 0.6
+    8            1     95.3 ± 0.3   93.4 ± 0.9     95.3 ± 0.3   92.6 ± 0.6
+
+    Normalized accuracy of sums of two, in percent:
+
+                parity   large   holes   remainder   middle   square   letters
+    large         99.0
+    holes         98.4    99.0
+    remainder     98.5    99.2    98.8
+    middle        98.7    99.3    99.1        98.8
+    square        99.1    99.0    98.9        99.1     98.8
+    letters       98.4    98.9    98.6        98.3     99.5     98.9
+    mirror        98.1    98.9    97.2        96.8     99.4     98.7      98.7
+
+    paper: sums of two vectors keep 98.9 % of the specialists' accuracy
+    here:  98.7 %
+
+    paper: the sum of all eight keeps 91.2 %
+    here:  the sum of all 8 keeps 95.3 %; the base has 92.6 %
+
+    paper: the more vectors are added, the better the model is over all tasks
+    here:  92.2 92.3 93.0 93.8 94.4 94.7 95.0 95.3
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,10 +75,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEXT = """\
-All subsets of the task vectors are added, each sum with one λ for all of its vectors, the best of
-0, 0.05, … 1 by 400 digits; the tables are of 397 others. Accuracies are normalized: divided by
-that of the model that was fine-tuned on the task alone. Beside them is what the base has, from
-which fine-tuning started, and a model that was fine-tuned on all tasks at once."""
+All subsets of the task vectors are added, each sum with one λ for all of its vectors, the
+best of 0, 0.05, … 1 by 400 digits; the tables are of 397 others. Accuracies are normalized:
+divided by that of the model that was fine-tuned on the task alone. Beside them is what the
+base has, from which fine-tuning started, and a model that was fine-tuned on all tasks at
+once."""
 PAIRS = "Normalized accuracy of sums of two, in percent"
 
 
@@ -107,7 +151,7 @@ def tell(seeds: Sequence[Results]) -> Section:
     strengths = ", ".join(f"{found['λ']:g}" for found in seeds)
     jointly = mean([found["jointly"] for found in seeds])
     return Section(
-        text=f"{TEXT}\n\nThe λ that is best for all sums together is {strengths} (by seed). "
+        text=f"{TEXT}\n\nThe λ that is best for all sums together is {strengths} (by seed).\n"
         f"The model that was fine-tuned on all tasks at once has {jointly} %.",
         tables=(
             Table(

@@ -14,6 +14,44 @@ that is in each layer as long as the target's, with the same λ.
     python examples/forgetting.py
 
 prints
+
+    Forgetting by negation
+
+    One vector for each target, subtracted with the largest λ of 0, 0.05, … 2 at which the
+    control, naming the digit, keeps 95 % of what the base gets right. λ was chosen by 400
+    digits, and the tables are of 397 others. The random vector has in each layer the length of
+    the target's, and the same λ. Gradient ascent has the steps and the learning rate of
+    fine-tuning.
+
+    Accuracy in percent, mean over targets:
+
+                          target      control
+    pre-trained       90.3 ± 0.6   89.8 ± 0.5
+    fine-tuned        97.5 ± 0.1   88.2 ± 1.0
+    gradient ascent   47.1 ± 4.2   10.7 ± 0.7
+    random vector     90.1 ± 0.6   89.8 ± 0.2
+    negated vector    59.7 ± 7.8   86.8 ± 1.1
+
+    Accuracy on each target in percent:
+
+    target         λ   pre-trained   fine-tuned   gradient ascent   random vector   negated vector
+    parity      0.98          91.1         98.1              49.7            90.4             62.0
+    large       0.78          92.2         97.4              51.2            92.4             70.5
+    holes       1.32          94.0         97.8              53.3            93.5             39.6
+    remainder   0.92          87.1         96.8              29.3            86.7             54.9
+    middle      1.13          91.8         97.5              52.3            91.6             67.1
+    square      0.83          90.7         97.3              52.5            90.8             77.3
+    letters     1.22          90.3         96.7              36.3            90.4             47.1
+    mirror      0.88          85.2         98.7              52.4            85.3             58.9
+
+    paper: negated, a vector takes its target from 64.8 to 19.0 %; ImageNet keeps 72.9 of 75.5 %
+    here:  from 90.3 to 59.7 %; the control keeps 96.6 % of its 89.8 %
+
+    paper: a random vector of the same length changes little (64.8 to 60.9 %)
+    here:  the target changes by 0.1 points
+
+    paper: gradient ascent forgets the target and everything else (ImageNet: 16.3 %)
+    here:  the control keeps 12.0 % of what it was
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,10 +79,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEXT = """\
-One vector for each target, subtracted with the largest λ of 0, 0.05, … 2 at which the control,
-naming the digit, keeps 95 % of what the base gets right. λ was chosen by 400 digits, and the
-tables are of 397 others. The random vector has in each layer the length of the target's, and the
-same λ. Gradient ascent has the steps and the learning rate of fine-tuning."""
+One vector for each target, subtracted with the largest λ of 0, 0.05, … 2 at which the
+control, naming the digit, keeps 95 % of what the base gets right. λ was chosen by 400
+digits, and the tables are of 397 others. The random vector has in each layer the length of
+the target's, and the same λ. Gradient ascent has the steps and the learning rate of
+fine-tuning."""
 CAPTION = "What λ does to target and control, mean over targets and seeds, on digits to choose by"
 
 ROWS = ("pre-trained", "fine-tuned", "gradient ascent", "random vector", "negated vector")
@@ -137,8 +176,7 @@ def claims(means: Mapping[str, list[float]]) -> tuple[Claim, ...]:
     ruined = means["gradient ascent"][1] / control
     return (
         Claim(
-            "a negated vector takes a target of CLIP L/14 from 64.8 to 19.0 %; "
-            "ImageNet keeps 72.9 of 75.5 %",
+            "negated, a vector takes its target from 64.8 to 19.0 %; ImageNet keeps 72.9 of 75.5 %",
             f"from {percent(target)} to {percent(forgotten)} %; "
             f"the control keeps {percent(kept / control)} % of its {percent(control)} %",
             fallen >= 0.2 and kept >= KEPT * control,

@@ -6,6 +6,52 @@ well a sum does: the learning rate of fine-tuning, and when a checkpoint was tak
     python examples/task_vectors.py
 
 prints
+
+    Why task vectors can be added
+
+    An encoder of pictures of digits was fine-tuned on each of eight questions, in 300
+    steps with a learning rate of 0.0002. Two questions are kindred if to know one answer is
+    to know a quarter of the other (mutual information over entropy). For the other tables it was
+    fine-tuned with other rates, too, and checkpoints were kept on the way. The sum of all
+    vectors has the best λ of 0, 0.05, … 1 by 400 digits; the tables are of 397 others, and of
+    all questions. The base has 90.3 ± 0.6 %.
+
+    Cosines between task vectors:
+
+    questions   pairs    mean   largest
+    kindred         3   0.136     0.174
+    others         25   0.079     0.199
+
+    Mean accuracy in percent by learning rate, and the cosine with the vector of 0.0002:
+
+    rate          alone          sum        lost   cosine
+    5e-05    95.8 ± 0.1   93.1 ± 0.7   2.7 ± 0.8     0.90
+    0.0002   97.5 ± 0.1   92.9 ± 0.3   4.6 ± 0.3     1.00
+    0.001    97.9 ± 0.2   92.9 ± 0.1   5.0 ± 0.2     0.79
+    0.005    98.1 ± 0.4   91.8 ± 0.3   6.3 ± 0.4     0.16
+    0.02     96.1 ± 0.3   90.3 ± 0.6   5.8 ± 0.5     0.05
+
+    The same by steps, and the cosine with the last vector:
+
+    steps        alone          sum        lost   cosine
+    10      92.1 ± 0.3   91.6 ± 0.6   0.5 ± 0.5     0.58
+    25      93.5 ± 0.3   92.5 ± 0.5   0.9 ± 0.6     0.70
+    50      94.9 ± 0.3   93.0 ± 0.5   1.9 ± 0.4     0.81
+    100     95.8 ± 0.3   92.9 ± 0.6   2.9 ± 0.6     0.91
+    200     97.2 ± 0.1   92.8 ± 0.3   4.4 ± 0.3     0.98
+    300     97.5 ± 0.1   92.9 ± 0.3   4.6 ± 0.3     1.00
+
+    paper: vectors of different tasks are nearly orthogonal
+    here:  the largest cosine is 0.199, the mean 0.085
+
+    paper: cosines are larger between kindred tasks
+    here:  0.136 between kindred ones, 0.079 between others; correlation with what they share 0.74
+
+    paper: a high learning rate hurts a sum earlier than the models in it
+    here:  with 0.005 instead of 0.0002, models gain +0.6 points and their sum −1.1
+
+    paper: the direction of a vector is soon found; intermediate ones add up nearly as well
+    here:  at step 100 of 300 the cosine is 0.91, the sum has +0.0 points, models alone −1.7
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,10 +61,18 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 import taskalg
-from paper.digits import FINE_TUNING, GENTLE, QUESTIONS, Digits, kindred_pairs
+from paper.columns import together
+from paper.digits import (
+    FINE_TUNING,
+    GENTLE,
+    QUESTIONS,
+    Digits,
+    kindred_pairs,
+    shared_information,
+)
 from paper.experiment import Claim, Experiment, Picture, Results, Section, Table, Trial
 from paper.experiment import mean_percent as mean
-from paper.figures import curves, matrix
+from paper.figures import curves, matrix, scatter
 from paper.script import main
 from paper.sums import Sums, best
 from paper.zoo import Zoo
@@ -27,12 +81,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEXT = f"""\
-An encoder of pictures of digits was fine-tuned on each of eight questions, in {FINE_TUNING} steps
-with a learning rate of {GENTLE:g}. Two questions are kindred if to know one answer is to know a
-quarter of the other (of their entropy). For the other tables it was fine-tuned with other rates,
-too, and checkpoints were kept on the way. The sum of all vectors has the best λ of 0, 0.05, … 1 by
-400 digits; the tables are of 397 others, and of all questions."""
+An encoder of pictures of digits was fine-tuned on each of eight questions, in {FINE_TUNING}
+steps with a learning rate of {GENTLE:g}. Two questions are kindred if to know one answer is
+to know a quarter of the other (mutual information over entropy). For the other tables it was
+fine-tuned with other rates, too, and checkpoints were kept on the way. The sum of all
+vectors has the best λ of 0, 0.05, … 1 by 400 digits; the tables are of 397 others, and of
+all questions."""
 COSINES = "Cosines between task vectors"
+SHARED = "what two answers share"
 BY_RATE = f"Mean accuracy in percent by learning rate, and the cosine with the vector of {GENTLE:g}"
 BY_STEPS = "The same by steps, and the cosine with the last vector"
 RISING = "Accuracy of models and of their sum"
@@ -103,6 +159,7 @@ def tell(seeds: Sequence[Results]) -> Section:
     rates = {r: [found["zoos"][r, s] for found in seeds] for r, s in zoos if s == FINE_TUNING}
     steps = {s: [found["zoos"][r, s] for found in seeds] for r, s in zoos if r == GENTLE}
     cosines = {p: fmean(found["cosines"][p] for found in seeds) for p in seeds[0]["cosines"]}
+    shared = [shared_information(*pair) for pair in cosines]
     return Section(
         text=f"{TEXT} The base has {mean([found['base'] for found in seeds])} %.",
         tables=(
@@ -112,11 +169,14 @@ def tell(seeds: Sequence[Results]) -> Section:
         ),
         pictures=(
             Picture("cosines", COSINES, lambda: matrix(cosines, COSINES, 2)),
+            Picture(
+                "kinship", SHARED, lambda: scatter({SHARED: shared}, [*cosines.values()], "cosine")
+            ),
             Picture("rates", f"{RISING}, by learning rate", lambda: rising(rates, "learning rate")),
             Picture("steps", f"{RISING}, by steps", lambda: rising(steps, "steps")),
         ),
         claims=(
-            *claims_of_cosines(seeds),
+            *claims_of_cosines(seeds, together(shared, [*cosines.values()])),
             *claims_of_sums(rates[GENTLE], rates[HIGH], steps[EARLY]),
         ),
     )
@@ -163,7 +223,7 @@ def rising(found: Found, label: str) -> "Figure":
     return curves(list(found), lines, RISING, (label, "accuracy [%]"), logarithmic=True)
 
 
-def claims_of_cosines(seeds: Sequence[Results]) -> tuple[Claim, ...]:
+def claims_of_cosines(seeds: Sequence[Results], correlation: str) -> tuple[Claim, ...]:
     """Hold cosines against the paper's."""
     kindred, others = by_kinship(seeds).values()
     everything = [c for seed in (*kindred, *others) for c in seed]
@@ -176,7 +236,8 @@ def claims_of_cosines(seeds: Sequence[Results]) -> tuple[Claim, ...]:
         ),
         Claim(
             "cosines are larger between kindred tasks",
-            f"{near:.3f} between kindred ones, {far:.3f} between others",
+            f"{near:.3f} between kindred ones, {far:.3f} between others; "
+            f"correlation with what they share {correlation}",
             near > far,
         ),
     )
@@ -201,8 +262,8 @@ def claims_of_sums(
         ),
         Claim(
             "the direction of a vector is soon found; intermediate ones add up nearly as well",
-            f"after {EARLY} of {FINE_TUNING} steps the cosine with the last is {cosine:.2f}, and "
-            f"a sum has {points(soon_sum - summed)} points, models alone {points(soon - alone)}",
+            f"at step {EARLY} of {FINE_TUNING} the cosine is {cosine:.2f}, the sum has "
+            f"{points(soon_sum - summed)} points, models alone {points(soon - alone)}",
             soon_sum >= 0.99 * summed,
         ),
     )
