@@ -1,6 +1,6 @@
 """Every example in the documents is run, and says what it prints.
 
-In README.md and grammar/README.md, the blocks of one document run in order in one folder, where
+In README.md and those of grammar/ and examples/, the blocks of one document run in order in one folder, where
 every path that an example reads is a toy checkpoint (unless "missing" is in its name, or the demo
 or an example of the same block makes it):
 
@@ -42,8 +42,8 @@ from toy_checkpoints import make
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "grammar" / "README.md"
-DOCUMENTS = [ROOT / "README.md", REFERENCE]
 EXAMPLES = ROOT / "examples"
+DOCUMENTS = [ROOT / "README.md", REFERENCE, EXAMPLES / "README.md"]
 SCRIPTS = [
     EXAMPLES / f"{name}.py"
     for name in ("toy_checkpoints", "negate", "add", "sweep", "embed", "learn_coefficients")
