@@ -1,8 +1,8 @@
 """Every example in the documents is run, and says what it prints.
 
-In README.md and those of grammar/ and examples/, the blocks of one document run in order in one folder, where
-every path that an example reads is a toy checkpoint (unless "missing" is in its name, or the demo
-or an example of the same block makes it):
+In README.md and those of grammar/ and examples/, the blocks of one document run in order in one
+folder, where every path that an example reads is a toy checkpoint (unless "missing" is in its name,
+or the demo or an example of the same block makes it):
 
 - ```taskalg: recipes, separated by blank lines. A last line like `# model  base - toxic` is the
   result. A block that starts with `# name.ta` is one recipe, and is saved under that name.
