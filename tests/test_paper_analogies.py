@@ -1,7 +1,6 @@
 """Analogies on digits: domains are what they say, nobody peeks, and a table counts right."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from tests.strategies import examples
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+pytest.importorskip("matplotlib", reason="the experiments need it")
 
 import analogies
 from paper.domains import (
@@ -241,7 +240,6 @@ def test_a_seed_is_measured(found: tuple[Any, list[float]]) -> None:
 
 
 def test_pictures_are_drawn(found: tuple[Any, list[float]]) -> None:
-    pytest.importorskip("matplotlib")
     arrows, reasons = (picture.draw() for picture in analogies.tell([found[0]]).pictures)
     assert len(arrows.axes[0].get_yticklabels()) == len(found[0]["setup"])
     assert [axes.get_xlabel() for axes in reasons.axes] == ["oracle - auxiliary", analogies.COSINE]

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from tests.strategies import examples
 
 pytest.importorskip("sklearn", reason="examples need the extra demo")
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+pytest.importorskip("matplotlib", reason="the experiments need it")
 
 import language_model
 from paper.experiment import Trial
