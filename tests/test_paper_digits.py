@@ -638,7 +638,7 @@ def test_task_vectors_mean_over_seeds() -> None:
         ({"kindred": 0.199}, set()),
         ({"kindred": 0.201}, {0}),
         ({"kindred": 0.05}, {1}),
-        ({"kindred": 0.06}, {1}),
+        ({"kindred": 0.01, "others": 0.0}, {1}),
         ({"high": (0.96, 0.91, 0.2)}, set()),
         ({"high": (0.94, 0.91, 0.2)}, {2}),
         ({"high": (0.98, 0.935, 0.2)}, {2}),
