@@ -5,9 +5,9 @@ The sum of task vectors should make one model good at all of the tasks:
     base + λ*(one + two + three)
 
 An encoder of pictures of digits is fine-tuned on each of eight questions, and the vectors of all
-247 subsets of two or more are added. Each sum has one λ, the best of 0, 0.05, … 1 by 400 digits of
-which the tables know nothing. An accuracy is normalized: divided by that of the model that was
-fine-tuned on the task alone.
+255 subsets are added. Each sum has one λ, the best of 0, 0.05, … 1 by 400 digits of which the
+tables know nothing. An accuracy is normalized: divided by that of the model that was fine-tuned on
+the task alone.
 
     python examples/addition.py
 
@@ -18,8 +18,7 @@ prints
     All subsets of the task vectors are added, each sum with one λ for all of its vectors, the
     best of 0, 0.05, … 1 by 400 digits; the tables are of 397 others. Accuracies are normalized:
     divided by that of the model that was fine-tuned on the task alone. Beside them is what the
-    base has, from which fine-tuning started, and a model that was fine-tuned on all tasks at
-    once.
+    base has, from which fine-tuning started.
 
     The λ that is best for all sums together is 0.45, 0.5, 0.5 (by seed).
     The model that was fine-tuned on all tasks at once has 99.1 ± 0.2 %.
@@ -54,11 +53,11 @@ prints
     here:  the sum of all 8 keeps 95.3 %; the base has 92.6 %
 
     paper: the more vectors are added, the better the model is over all tasks
-    here:  92.2 92.3 93.0 93.8 94.4 94.7 95.0 95.3
+    here:  92.2 92.3 93.0 93.8 94.4 94.7 95.0 95.3; the base has 92.6
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -78,8 +77,7 @@ TEXT = """\
 All subsets of the task vectors are added, each sum with one λ for all of its vectors, the
 best of 0, 0.05, … 1 by 400 digits; the tables are of 397 others. Accuracies are normalized:
 divided by that of the model that was fine-tuned on the task alone. Beside them is what the
-base has, from which fine-tuning started, and a model that was fine-tuned on all tasks at
-once."""
+base has, from which fine-tuning started."""
 PAIRS = "Normalized accuracy of sums of two, in percent"
 
 
@@ -117,7 +115,7 @@ def trained(trial: Trial) -> Sums:
     for done, task in enumerate(tasks, 1):
         zoo.add(task, digits.fine_tuned(zoo.load("base"), [task]).state_dict())
         trial.told(0.2 * done / len(tasks))
-    sums = Sums(digits, zoo)
+    sums = Sums(digits, zoo)  # of what is in the zoo now
     zoo.add("jointly", digits.fine_tuned(zoo.load("base"), tasks).state_dict())
     return sums
 
@@ -223,8 +221,8 @@ def claims(
         ),
         Claim(
             "the more vectors are added, the better the model is over all tasks",
-            " ".join(map(percent, grown)),
-            grown == sorted(grown),
+            f"{' '.join(map(percent, grown))}; the base has {percent(base)}",
+            all(few < many for few, many in pairwise(grown)) and grown[-1] > base,
         ),
     )
 

@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the library is imported; test_hub.py has its own Hub
 os.environ["TASKALG_CACHE"] = "off"  # what a test measures is kept where it says, or nowhere
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each: torch's threads would wait for others'
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # where the driver is, on Linux and on Windows' Linux; torch would take a second to say so
 HAS_GPU = any(Path(place).exists() for place in ("/dev/nvidiactl", "/dev/dxg"))
 if not HAS_GPU:  # kernels are interpreted then; Triton looks when it is imported

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEDS = (0, 1, 2)  # decided before anything was run, and not changed since
-Results = Mapping[str, Any]  # what one seed found: numbers, texts, lists and dicts of such
+Results = Mapping[str, Any]  # what one seed found: numbers, texts, and collections of such
 
 
 @dataclass(frozen=True)
