@@ -10,7 +10,7 @@ import traceback
 from _thread import interrupt_main
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
-from threading import Timer
+from threading import Timer, main_thread
 from types import FrameType
 from typing import IO, Any
 
@@ -141,12 +141,21 @@ def _terminating() -> Iterator[None]:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):  # half a module would stay half for all that a session does later
-        again = Timer(_SOON, interrupt_main, [number])
+        again = Timer(_SOON, _send, [number])
         again.daemon = True
         again.start()
         return
     _stops.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
     raise _stops[-1]
+
+
+def _send(number: int) -> None:
+    """Send a signal to the main thread, as from outside: that ends waiting, too."""
+    ident = main_thread().ident
+    if hasattr(signal, "pthread_kill") and ident is not None:
+        signal.pthread_kill(ident, number)
+    else:  # Windows: seen when what the thread waits for has come
+        interrupt_main(signal.Signals(number))
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -506,7 +506,7 @@ def test_addition_means_over_sums_and_then_seeds() -> None:
         ({"three": 0.941, "base": 0.93}, set()),
         ({"three": 0.899, "base": 0.8}, {1, 2}),
         ({"base": 0.96}, {1, 2}),
-        ({"wide": 0.95}, {2}),
+        ({"wide": 0.96}, {2}),
         ({"wide": 0.92}, {2}),
     ],
 )

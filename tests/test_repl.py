@@ -276,7 +276,7 @@ def test_ctrl_c_waits_until_a_module_is_whole(
 
         assert slow_to_import.done
         importing.append(2)
-        time.sleep(60)
+        time.sleep(60)  # is cut short
 
     monkeypatch.setattr("taskalg.workbench.session.Session.start", load)
     result = CliRunner().invoke(main, ["repl"], input="", prog_name="taskalg")

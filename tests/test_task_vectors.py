@@ -80,7 +80,8 @@ def differing(merged: Weights, expected: Weights, inputs: Sequence[Weights]) -> 
         else:
             form = torch.finfo(merged[key].dtype)
             size = torch.stack([one[key].double().abs() for one in inputs]).sum(0)
-            unit = form.eps * tensor.abs().clamp(min=form.smallest_normal)
+            exponent = torch.frexp(tensor.abs().clamp(min=form.smallest_normal)).exponent
+            unit = form.eps * 2.0 ** (exponent - 1)
             far = (merged[key].double() - tensor).abs() - unit / 2
             same = merged[key].shape == tensor.shape and bool((far <= 2**-46 * size).all())
         if not same:
