@@ -111,13 +111,15 @@ def checkpoints(folder: Path, recipe: str) -> Models:
     return {name: {n: t.astype(np.float64) for n, t in one.items()} for name, one in made.items()}
 
 
-def differing(recipe: ta.Recipe, formula: Formula, models: Models) -> list[str]:
+def differing(
+    recipe: ta.Recipe, formula: Formula, models: Models, donor: str | None = None
+) -> list[str]:
     """Return the tensors in which a recipe is not the formula."""
-    wrong = []
-    for name, tensor in recipe.state_dict().items():
+    wrong, merged = [], recipe.state_dict(donor=donor)
+    for name in NAMES:
         tensors = {model: named[name] for model, named in models.items()}
         expected = formula(tensors.__getitem__, name, models)
-        if not np.allclose(tensor.to(torch.float64), expected, rtol=2**-23, atol=1e-12):
+        if not np.allclose(merged[name].to(torch.float64), expected, rtol=2**-23, atol=1e-12):
             wrong.append(name)
     return wrong
 
@@ -135,6 +137,16 @@ def test_another_recipe_is_not(name: str, folder: Path) -> None:
     for model in set(re.findall(r"\w+", str(recipe))) & set(models):
         moved = {key: tensor + 0.01 for key, tensor in models[model].items()}
         assert len(differing(recipe, FORMULAS[name], models | {model: moved})) >= 6
+
+
+def test_a_chat_vector_goes_with_a_vocabulary_that_grew(folder: Path) -> None:
+    models = checkpoints(folder, "chat_vector")
+    for name in ("embed.weight", "lm_head.weight"):
+        models["korean"][name] = np.append(models["korean"][name], [1.0, 2.0, 3.0])
+    grown = {name: tensor.astype(np.float32) for name, tensor in models["korean"].items()}
+    save_file(grown, folder / "llama-2-7b-korean" / "model.safetensors")
+    recipe = ta.compile(folder / "chat_vector.ta")
+    assert differing(recipe, chat_vector, models, donor="korean") == []
 
 
 def test_every_recipe_has_a_formula() -> None:
